@@ -1,0 +1,90 @@
+package dedup
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"coffer/dedup/blob"
+	"coffer/dedup/keys"
+	"coffer/dedup/vfs"
+)
+
+// Default budgets: they keep the process far below 512 MiB.
+const (
+	DefaultIndexMemory    = 128 << 20
+	DefaultLocalityMemory = 64 << 20
+	DefaultFrameMemory    = 64 << 20
+	DefaultNodeMemory     = 32 << 20
+	DefaultContainerSize  = 32 << 20
+	DefaultReserve        = 256 << 20
+)
+
+// Options of a store. Blob, FS, SpoolDir, IndexDir and Key are needed; the zero value of all else means the default.
+type Options struct {
+	// Blob holds containers, manifests, states and the domain.
+	Blob blob.Store
+	// FS holds the spool and the lock; FS and Blob on one disk let a sealed container be handed over without a copy.
+	FS vfs.FS
+	// SpoolDir is on FS; only this store may use it. Made when missing, emptied at Open.
+	SpoolDir string
+	// IndexDir is on the machine's file system (the index opens its own files). Losing it costs a rebuild, nothing else.
+	IndexDir string
+	// Key opens the store.
+	Key keys.Source
+	// Plain, for Create only: no encryption. Everything is still authenticated by checksum and digest.
+	Plain bool
+	// Byte budgets of the index, of loaded container directories, of decoded data frames and of decoded node frames.
+	IndexMemory, LocalityMemory, FrameMemory, NodeMemory int64
+	// Reserve is the free space that no write may touch, in bytes; negative means none.
+	Reserve int64
+	// ContainerSize is the size in bytes at which a container is sealed.
+	ContainerSize int64
+	// Owner names this process in the epoch object: host and pid, say.
+	Owner  string
+	Logger *slog.Logger
+	// Now is the clock of manifests, states and immutability.
+	Now func() time.Time
+}
+
+// Validate reports every fault at once.
+func (o Options) Validate() error {
+	var errs []error
+	need := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, errors.New(what))
+		}
+	}
+	need(o.Blob != nil, "no blob store")
+	need(o.FS != nil, "no file system")
+	need(o.SpoolDir != "", "no spool directory")
+	need(o.IndexDir != "", "no index directory")
+	need(o.ContainerSize >= 0 && o.ContainerSize <= 1<<30, "container size out of range")
+	need(o.IndexMemory >= 0 && o.LocalityMemory >= 0 && o.FrameMemory >= 0 && o.NodeMemory >= 0, "negative memory budget")
+	if len(errs) == 0 {
+		return nil
+	}
+	return &Error{Kind: Invalid, Op: "store options", Err: errors.Join(errs...)}
+}
+
+func (o Options) withDefaults() Options {
+	def := func(p *int64, d int64) {
+		if *p == 0 {
+			*p = d
+		}
+	}
+	def(&o.IndexMemory, DefaultIndexMemory)
+	def(&o.LocalityMemory, DefaultLocalityMemory)
+	def(&o.FrameMemory, DefaultFrameMemory)
+	def(&o.NodeMemory, DefaultNodeMemory)
+	def(&o.ContainerSize, DefaultContainerSize)
+	def(&o.Reserve, DefaultReserve)
+	o.Reserve = max(o.Reserve, 0)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
