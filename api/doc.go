@@ -10,11 +10,14 @@
 // in its readable form, and its true bytes in a base64 field beside it.
 package api
 
-// Version is the version of the API that this package describes; it is the first part of every path.
-const Version = "v1"
+// Version is the version of the programs of this build; the linker sets it (-X coffer/api.Version=…).
+var Version = "unknown"
+
+// APIVersion is the version of the API that this package describes; it is the first part of every path.
+const APIVersion = "v1"
 
 // Prefix is what every path of the API begins with.
-const Prefix = "/api/" + Version
+const Prefix = "/api/" + APIVersion
 
 // DefaultPort is the TCP port of the REST API.
 const DefaultPort = 11401
