@@ -23,22 +23,22 @@ type Aspect uint32
 
 // What Compare looks at.
 const (
-	Missing  Aspect = 1 << iota // stands in the first tree only
-	Extra                       // stands in the second tree only
-	Type                        // file, directory, symlink, device, fifo, socket
-	Mode                        // permission bits with setuid, setgid and sticky
-	Owner                       // uid and gid
-	MTime                       // modification time to the nanosecond
-	Rdev                        // device number of a device node
-	Target                      // target of a symlink
-	Xattr                       // names and values of extended attributes, ACLs and capabilities included
-	Flags                       // inode flags that chattr sets: immutable, append-only, nodump, noatime, sync
-	Links                       // which paths are one file
-	Size                        // length of a file
-	Content                     // bytes of a file
-	Holes                       // map of data and holes at block granularity
-	Blocks                      // allocated space, 5 % and two blocks apart at most
-	Unreadable                  // an entry could not be looked at in one of the trees; never left out
+	Missing    Aspect = 1 << iota // stands in the first tree only
+	Extra                         // stands in the second tree only
+	Type                          // file, directory, symlink, device, fifo, socket
+	Mode                          // permission bits with setuid, setgid and sticky
+	Owner                         // uid and gid
+	MTime                         // modification time to the nanosecond
+	Rdev                          // device number of a device node
+	Target                        // target of a symlink
+	Xattr                         // names and values of extended attributes, ACLs and capabilities included
+	Flags                         // inode flags that chattr sets: immutable, append-only, nodump, noatime, sync
+	Links                         // which paths are one file
+	Size                          // length of a file
+	Content                       // bytes of a file
+	Holes                         // map of data and holes at block granularity
+	Blocks                        // allocated space, 5 % and two blocks apart at most
+	Unreadable                    // an entry could not be looked at in one of the trees; never left out
 )
 
 var aspectNames = []string{"missing", "extra", "type", "mode", "owner", "mtime", "rdev", "target", "xattr", "flags",
