@@ -24,7 +24,7 @@ type DirBuilder struct{}
 func NewDirBuilder(sink Sink, h *digest.Hasher) *DirBuilder { panic("todo") }
 
 // Add appends an entry; below is what DirBuilder.Finish returned for a directory, and ignored for other types.
-func (b *DirBuilder) Add(ctx context.Context, e *Entry, below Totals) error { panic("todo") }
+func (b *DirBuilder) Add(ctx context.Context, e Entry, below Totals) error { panic("todo") }
 
 // Finish; afterwards the builder is empty and may be used for the next directory.
 func (b *DirBuilder) Finish(ctx context.Context) (Ref, error) { panic("todo") }
@@ -94,6 +94,6 @@ func (w *Walker) Path() string { panic("todo") }
 func (w *Walker) SkipDir() { panic("todo") }
 
 // Walk calls fn for each step; fn may return SkipDir.
-func Walk(ctx context.Context, src Source, root, side digest.Digest, fn func(path string, s *Step) error) error {
+func Walk(ctx context.Context, src Source, root, side digest.Digest, fn func(path string, s Step) error) error {
 	panic("todo")
 }
