@@ -82,6 +82,18 @@ type Totals struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
+// plus adds two totals of at most MaxTotal each, and stays just above MaxTotal when the sum exceeds it: sums of sums
+// do not overflow.
+func (t Totals) plus(u Totals) Totals {
+	return Totals{
+		Entries: min(t.Entries+u.Entries, MaxTotal+1),
+		Bytes:   min(t.Bytes+u.Bytes, MaxTotal+1),
+	}
+}
+
+// tooBig reports whether t exceeds what the format allows.
+func (t Totals) tooBig() bool { return t.Entries > MaxTotal || t.Bytes > MaxTotal }
+
 // Ref names the root node of a tree.
 type Ref struct {
 	Digest digest.Digest `json:"digest"`
