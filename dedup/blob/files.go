@@ -18,6 +18,7 @@ type fileCache struct {
 	mu    sync.Mutex               // guards all below, and refs and gone of every file
 	files map[string]*list.Element // of *cachedFile, those in order
 	order *list.List               // most recently used first
+	drops uint64                   // counts drop, so that a file opened before its removal is not kept after it
 }
 
 // cachedFile is an open file with the count of its readers; it closes when it has left the cache and none is left.
@@ -38,6 +39,9 @@ func (c *fileCache) open(path string) (*cachedFile, error) {
 	if f := c.cached(path); f != nil {
 		return f, nil
 	}
+	c.mu.Lock()
+	drops := c.drops
+	c.mu.Unlock()
 	file, err := c.fs.Open(path)
 	if err != nil {
 		return nil, err
@@ -45,7 +49,7 @@ func (c *fileCache) open(path string) (*cachedFile, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := &cachedFile{File: file, c: c, path: path, refs: 1}
-	if c.files[path] != nil { // another reader was faster
+	if c.files[path] != nil || c.drops != drops { // another reader was faster, or the blob may be deleted
 		f.gone = true
 		return f, nil
 	}
@@ -93,6 +97,7 @@ func (f *cachedFile) release() {
 func (c *fileCache) drop(path string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.drops++
 	if e := c.files[path]; e != nil {
 		c.evict(e)
 	}
