@@ -1,0 +1,5 @@
+package fsmeta
+
+import "golang.org/x/sys/unix"
+
+const errNoAttr = unix.ENODATA
