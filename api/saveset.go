@@ -119,5 +119,10 @@ type Listing struct {
 	Path  string  `json:"path" doc:"the path that was asked for"`
 	Entry Entry   `json:"entry" doc:"the object at that path"`
 	Items []Entry `json:"items" doc:"directories: entries in the order of their names' bytes" nullable:"false"`
-	Next  string  `json:"next,omitempty" doc:"cursor of the next page; absent on the last page"`
+	Next  string  `json:"next,omitempty" doc:"cursor of the next page: the last name; absent on the last page"`
+	// NextRaw is the cursor where the last name is not UTF-8.
+	NextRaw []byte `json:"next_base64,omitempty" doc:"the cursor's bytes where they are not UTF-8"`
 }
+
+// Cursor returns the cursor's true bytes; "" on the last page.
+func (l *Listing) Cursor() string { return raw(l.Next, l.NextRaw) }

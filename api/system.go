@@ -53,3 +53,8 @@ type Mount struct {
 	Since *time.Time `json:"since,omitempty"`
 	Error string     `json:"error,omitempty" doc:"why it is not mounted although it should be"`
 }
+
+// MountSpec turns the mount of all savesets on or off.
+type MountSpec struct {
+	On bool `json:"on"`
+}

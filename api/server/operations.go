@@ -1,0 +1,104 @@
+package server
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"coffer/api"
+)
+
+// operation is one route: what it is called, who may use it, and how it is recorded. The table of [operations] is the one
+// place where permissions are written down.
+type operation struct {
+	id      string // operationId of the OpenAPI document
+	method  string
+	path    string     // below api.Prefix; {name} marks a parameter
+	roles   []api.Role // who may; nil: no login needed
+	audit   string     // action in the audit log; "" for calls that change and reveal nothing worth it
+	early   bool       // allowed while the password must be changed
+	streams bool       // long-lived: no overall timeout
+	status  int        // of a success; 0 lets huma choose 200 or 204
+	tag     string
+	summary string
+}
+
+// Sets of roles for the table. Roles backup and restore reach only the clients that they were given: handlers of the
+// objects check that with [reach].
+var (
+	nobody    = []api.Role(nil)
+	everyone  = api.Roles()
+	superuser = []api.Role{api.RoleSuperuser}
+	admins    = []api.Role{api.RoleSuperuser, api.RoleAdmin}
+	operators = []api.Role{api.RoleSuperuser, api.RoleAdmin, api.RoleOperator}
+	backers   = []api.Role{api.RoleSuperuser, api.RoleAdmin, api.RoleOperator, api.RoleBackup}
+	restorers = []api.Role{api.RoleSuperuser, api.RoleAdmin, api.RoleOperator, api.RoleRestore}
+)
+
+// operations is the table of all routes.
+func operations() []operation {
+	const get, post, put, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete
+	return []operation{
+		{id: "openapi", method: get, path: "/openapi.json", roles: nobody, tag: "system", summary: "This document"},
+		{id: "system", method: get, path: "/system", roles: everyone, early: true, tag: "system", summary: "What runs, and since when"},
+
+		{id: "login", method: post, path: "/login", roles: nobody, audit: "login", tag: "accounts", summary: "Log in with a password"},
+		{id: "logout", method: post, path: "/logout", roles: everyone, early: true, audit: "logout", tag: "accounts", summary: "End the session"},
+		{id: "whoami", method: get, path: "/whoami", roles: everyone, early: true, tag: "accounts", summary: "Whose token it is"},
+		{id: "password-change", method: put, path: "/password", roles: everyone, early: true, audit: "password.change", tag: "accounts", summary: "Change one's own password"},
+		{id: "user-list", method: get, path: "/users", roles: operators, tag: "accounts", summary: "List users"},
+		{id: "user-add", method: post, path: "/users", roles: superuser, audit: "user.add", status: 201, tag: "accounts", summary: "Add a user"},
+		{id: "user-role", method: put, path: "/users/{name}/role", roles: superuser, audit: "user.role", tag: "accounts", summary: "Change what a user may do"},
+		{id: "user-remove", method: del, path: "/users/{name}", roles: superuser, audit: "user.remove", tag: "accounts", summary: "Remove a user"},
+		{id: "token-list", method: get, path: "/tokens", roles: everyone, tag: "accounts", summary: "List API tokens: one's own, the superuser's view all"},
+		{id: "token-add", method: post, path: "/tokens", roles: everyone, audit: "token.add", status: 201, tag: "accounts", summary: "Make an API token for oneself"},
+		{id: "token-remove", method: del, path: "/tokens/{id}", roles: everyone, audit: "token.remove", tag: "accounts", summary: "Remove an API token: one's own, the superuser any"},
+
+		{id: "client-list", method: get, path: "/clients", roles: everyone, tag: "clients", summary: "List clients"},
+		{id: "client-add", method: post, path: "/clients", roles: admins, audit: "client.add", status: 201, tag: "clients", summary: "Add a client and make its enrolment token"},
+		{id: "client-show", method: get, path: "/clients/{name}", roles: everyone, tag: "clients", summary: "Show a client"},
+		{id: "client-token", method: post, path: "/clients/{name}/token", roles: admins, audit: "client.token", status: 201, tag: "clients", summary: "Make a new enrolment token"},
+		{id: "client-revoke", method: post, path: "/clients/{name}/revoke", roles: admins, audit: "client.revoke", tag: "clients", summary: "Refuse the client's certificates from now on"},
+
+		{id: "task-list", method: get, path: "/tasks", roles: everyone, tag: "tasks", summary: "List tasks"},
+		{id: "task-add", method: post, path: "/tasks", roles: admins, audit: "task.add", status: 201, tag: "tasks", summary: "Make a task"},
+		{id: "task-show", method: get, path: "/tasks/{name}", roles: everyone, tag: "tasks", summary: "Show a task"},
+		{id: "task-remove", method: del, path: "/tasks/{name}", roles: admins, audit: "task.remove", tag: "tasks", summary: "Remove a task; its savesets stay"},
+		{id: "pool-list", method: get, path: "/pools", roles: everyone, tag: "tasks", summary: "List media pools"},
+		{id: "pool-show", method: get, path: "/pools/{name}", roles: everyone, tag: "tasks", summary: "Show a media pool"},
+
+		{id: "backup", method: post, path: "/backups", roles: backers, audit: "backup", status: 202, tag: "runs", summary: "Start a backup"},
+		{id: "restore", method: post, path: "/restores", roles: restorers, audit: "restore", status: 202, tag: "runs", summary: "Start a restore"},
+		{id: "run-list", method: get, path: "/runs", roles: everyone, tag: "runs", summary: "List runs, newest first"},
+		{id: "run-show", method: get, path: "/runs/{id}", roles: everyone, tag: "runs", summary: "Show a run"},
+		{id: "run-cancel", method: post, path: "/runs/{id}/cancel", roles: everyone, audit: "run.cancel", status: 202, tag: "runs", summary: "Ask a run to stop"},
+		{id: "run-log", method: get, path: "/runs/{id}/notices", roles: everyone, tag: "runs", summary: "A run's log"},
+		{id: "run-watch", method: get, path: "/runs/{id}/events", roles: everyone, streams: true, tag: "runs", summary: "Follow a run until it ends"},
+		{id: "events", method: get, path: "/events", roles: everyone, streams: true, tag: "runs", summary: "Follow all runs and clients"},
+
+		{id: "saveset-list", method: get, path: "/savesets", roles: everyone, tag: "savesets", summary: "List savesets, newest first"},
+		{id: "saveset-show", method: get, path: "/savesets/{id}", roles: everyone, tag: "savesets", summary: "Show a saveset"},
+		{id: "saveset-ls", method: get, path: "/savesets/{id}/entries", roles: restorers, tag: "savesets", summary: "List a directory of a saveset"},
+		{id: "saveset-get", method: get, path: "/savesets/{id}/content", roles: restorers, audit: "saveset.get", streams: true, tag: "savesets", summary: "Download a file, or a tree as tar"},
+
+		{id: "store", method: get, path: "/store", roles: operators, tag: "machine", summary: "State of the store"},
+		{id: "mount-status", method: get, path: "/mount", roles: operators, tag: "machine", summary: "State of the mount of all savesets"},
+		{id: "mount-set", method: put, path: "/mount", roles: operators, audit: "mount", tag: "machine", summary: "Turn the mount of all savesets on or off"},
+		{id: "audit-list", method: get, path: "/audit", roles: operators, tag: "machine", summary: "The audit log, newest first"},
+	}
+}
+
+// allows reports whether the role may use the operation.
+func (o operation) allows(r api.Role) bool { return slices.Contains(o.roles, r) }
+
+// describe is the operation's description in the OpenAPI document.
+func (o operation) describe() string {
+	if o.roles == nil {
+		return o.summary + ". Needs no login."
+	}
+	names := make([]string, len(o.roles))
+	for i, r := range o.roles {
+		names[i] = string(r)
+	}
+	return o.summary + ". Roles: " + strings.Join(names, ", ") + "."
+}
