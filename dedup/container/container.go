@@ -69,6 +69,8 @@ var (
 	ErrDamaged     = errors.New("container is damaged")
 	ErrNewerFormat = errors.New("container has a newer format")
 	ErrNoKeys      = errors.New("container was opened without keys")
-	ErrFull        = errors.New("container is full") // Append beyond the format's limits; the target size is far below
+	ErrFull        = errors.New("container is full") // beyond MaxSize; whoever seals at the target size never sees it
+	ErrEmpty       = errors.New("container is empty")
 	ErrBroken      = errors.New("container writer is broken by an earlier error")
+	ErrClosed      = errors.New("container writer is closed")
 )

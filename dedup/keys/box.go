@@ -123,21 +123,23 @@ type WrappedKey struct {
 	Bytes     [WrappedSize]byte
 }
 
-// NewDataKey makes a random data key and wraps it under the newest store key. aad is bound to it.
-func (r *Ring) NewDataKey(aad []byte) (DataKey, WrappedKey, error) {
+// NewDataKey makes a random data key and wraps it under the newest store key. What aad returns is bound to it; it is
+// called once, with Number and Encrypted set.
+func (r *Ring) NewDataKey(aad func(WrappedKey) []byte) (DataKey, WrappedKey, error) {
 	var key secret
 	if err := r.rand.fill(key[:]); err != nil {
 		return DataKey{}, WrappedKey{}, err
 	}
 	sk, m := r.current()
-	w, err := wrapKey(r.rand, &sk.wrap, &key, aad)
-	if err != nil {
+	w := WrappedKey{Number: sk.number, Encrypted: m == modeEncrypted}
+	var err error
+	if w.Bytes, err = wrapKey(r.rand, &sk.wrap, &key, aad(w)); err != nil {
 		return DataKey{}, WrappedKey{}, err
 	}
-	return newDataKey(m, &key), WrappedKey{Number: sk.number, Encrypted: m == modeEncrypted, Bytes: w}, nil
+	return newDataKey(m, &key), w, nil
 }
 
-// OpenDataKey is the reverse. ErrUnknownKey, ErrDamaged.
+// OpenDataKey is the reverse, with the same additional data. ErrUnknownKey, ErrDamaged.
 func (r *Ring) OpenDataKey(w WrappedKey, aad []byte) (DataKey, error) {
 	sk, m, err := r.key(w.Number)
 	if err != nil {
