@@ -30,14 +30,16 @@ type Options struct {
 	SpoolDir string
 	// IndexDir is on the machine's file system (the index opens its own files). Losing it costs a rebuild, nothing else.
 	IndexDir string
-	// Key opens the store.
+	// Key opens the store: keys.KeyFile, keys.Password, or keys.None for a store without encryption.
 	Key keys.Source
-	// Plain, for Create only: no encryption. Everything is still authenticated by checksum and digest.
-	Plain bool
 	// Byte budgets of the index, of loaded container directories, of decoded data frames and of decoded node frames.
 	IndexMemory, LocalityMemory, FrameMemory, NodeMemory int64
 	// Reserve is the free space that no write may touch, in bytes; negative means none.
 	Reserve int64
+	// IndexReserve and IndexFree are handed to the index: the free space in bytes that its writes leave alone, and the
+	// question how much is free. Zero values: the index decides.
+	IndexReserve int64
+	IndexFree    func(dir string) (int64, error)
 	// ContainerSize is the size in bytes at which a container is sealed.
 	ContainerSize int64
 	// Owner names this process in the epoch object: host and pid, say.
@@ -59,6 +61,7 @@ func (o Options) Validate() error {
 	need(o.FS != nil, "no file system")
 	need(o.SpoolDir != "", "no spool directory")
 	need(o.IndexDir != "", "no index directory")
+	need(o.Key != nil, "no key source")
 	need(o.ContainerSize >= 0 && o.ContainerSize <= 1<<30, "container size out of range")
 	need(o.IndexMemory >= 0 && o.LocalityMemory >= 0 && o.FrameMemory >= 0 && o.NodeMemory >= 0, "negative memory budget")
 	if len(errs) == 0 {

@@ -2,9 +2,12 @@ package dedup
 
 import (
 	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
 
+	"coffer/dedup/container"
 	"coffer/dedup/digest"
-	"coffer/dedup/frame"
 )
 
 // RunOptions describe a run.
@@ -19,64 +22,162 @@ type RunOptions struct {
 // from. Methods may be called from many goroutines. After an error of its own (disk full, I/O) the run has failed: every
 // later call returns the same error, and only Abort is of use; refusals of what an agent sent (WrongDigest, BadFrame,
 // UnknownChild, BadNode) do not fail the run: the caller decides.
-type Run struct{}
+type Run struct {
+	s       *Store
+	opts    RunOptions
+	log     *slog.Logger
+	pins    *pinSet
+	known   *knownSet
+	nodes   *nodeWriter
+	lanes   *laneSet
+	failure atomic.Pointer[Error]
+	counts  runCounts
+
+	end   sync.Mutex // held by Commit and Abort
+	ended bool       // guarded by end
+}
+
+// runCounts are the counters behind RunStats.
+type runCounts struct {
+	chunks, newBytes, nodes, nodeBytes, stored atomic.Uint64
+}
+
+// RunStats counts what a run added.
+type RunStats struct {
+	// Chunks and NewBytes (plain) that arrived in frames; Nodes and NodeBytes likewise.
+	Chunks, NewBytes, Nodes, NodeBytes uint64
+	// StoredBytes in sealed containers so far.
+	StoredBytes uint64
+}
 
 // Begin opens a run. Kind NotFound for a parent that does not exist.
-func (s *Store) Begin(ctx context.Context, opts RunOptions) (*Run, error) { panic("todo") }
+func (s *Store) Begin(ctx context.Context, opts RunOptions) (*Run, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	r := &Run{s: s, opts: opts, log: s.log.With("run", opts.ID), pins: newPinSet(s.containers), known: newKnownSet(), lanes: &laneSet{}}
+	r.nodes = newNodeWriter(r)
+	for i, id := range opts.Parents {
+		if _, err := s.sets.lease(id); err != nil {
+			s.releaseLeases(opts.Parents[:i])
+			return nil, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		s.releaseLeases(opts.Parents)
+		return nil, &Error{Kind: Closed, Op: "begin run", Object: opts.ID}
+	}
+	s.runs[r] = struct{}{}
+	return r, nil
+}
+
+func (s *Store) releaseLeases(ids []SavesetID) {
+	for _, id := range ids {
+		s.sets.release(id)
+	}
+}
 
 // ID returns the name given at Begin.
-func (r *Run) ID() string { panic("todo") }
+func (r *Run) ID() string { return r.opts.ID }
+
+// Stats returns what the run has added so far.
+func (r *Run) Stats() RunStats {
+	c := &r.counts
+	return RunStats{Chunks: c.chunks.Load(), NewBytes: c.newBytes.Load(), Nodes: c.nodes.Load(),
+		NodeBytes: c.nodeBytes.Load(), StoredBytes: c.stored.Load()}
+}
+
+// fail makes the run failed, by the first error that comes, and returns the error that made it so.
+func (r *Run) fail(err error) error {
+	var e *Error
+	if wrapped, ok := wrap("run", r.opts.ID, err).(*Error); ok {
+		e = wrapped
+	} else {
+		e = &Error{Kind: KindOf(err), Op: "run", Object: r.opts.ID, Err: err}
+	}
+	if r.failure.CompareAndSwap(nil, e) && e.Kind != Closed {
+		r.log.Error("run failed", "err", e)
+	}
+	return r.failure.Load()
+}
+
+// alive returns the error of a run that has failed or ended.
+func (r *Run) alive() error {
+	if e := r.failure.Load(); e != nil {
+		return e
+	}
+	return nil
+}
 
 // Have fills out[i] with whether ds[i] (a data chunk or a node) is present. len(out) must be len(ds).
 //
 // INVARIANT: true means present AND pinned: it stays so until the run ends. True for a node means that everything
 // below it is present, too.
-func (r *Run) Have(ctx context.Context, ds []digest.Digest, out []bool) error { panic("todo") }
-
-// Lane opens one stream of data frames with a container of its own.
-func (r *Run) Lane(opts LaneOptions) (*Lane, error) { panic("todo") }
-
-// PutNodes takes a frame of node records, children before parents. Each record's digest is recomputed, the record
-// parsed, and every child must be present, pinned for this run, of this domain and of the kind that the node says.
-// All or nothing: on error no node of the frame is taken. Kinds WrongDigest, BadFrame, BadNode, UnknownChild.
-func (r *Run) PutNodes(ctx context.Context, f frame.Frame) error { panic("todo") }
-
-// Commit seals and syncs all that the run wrote, then writes the manifest; when it returns, the saveset is durable. No
-// other call may be running or follow. On error the run is over, too, and there is no saveset.
-func (r *Run) Commit(ctx context.Context, d Draft) (Manifest, error) { panic("todo") }
-
-// Abort ends the run without a saveset; what arrived is sealed where possible, so that the next run finds it. Calls after
-// the first, or after Commit, do nothing. Other calls that are running fail with Closed.
-func (r *Run) Abort(ctx context.Context, reason string) error { panic("todo") }
-
-// Stats returns what the run has added so far.
-func (r *Run) Stats() RunStats { panic("todo") }
-
-// RunStats counts what a run added.
-type RunStats struct {
-	// Chunks and NewBytes (plain) that arrived in frames; Nodes likewise.
-	Chunks, NewBytes, Nodes, NodeBytes uint64
-	// StoredBytes in containers so far.
-	StoredBytes uint64
+func (r *Run) Have(ctx context.Context, ds []digest.Digest, out []bool) error {
+	if len(out) != len(ds) {
+		return &Error{Kind: Invalid, Op: "have"}
+	}
+	if err := r.alive(); err != nil {
+		return err
+	}
+	if r.known.has(ds, out) == 0 {
+		return nil
+	}
+	todo := make([]int, 0, len(ds))
+	for i := range ds {
+		if !out[i] {
+			todo = append(todo, i)
+		}
+	}
+	return r.pinPlaces(ctx, ds, todo, func(i int, _ found) { out[i] = true })
 }
 
-// LaneOptions of a lane.
-type LaneOptions struct {
-	// Durable is called when more frames became durable, with the sequence of the last one; in order, from a goroutine
-	// of the run, never after Commit or Abort returned. It must not block nor call the run.
-	Durable func(seq uint64)
+// pinPlaces looks for those digests of ds that todo names, pins where they are and calls hit for each that is present
+// and pinned. An error is one of I/O: then hit may have been called for some.
+func (r *Run) pinPlaces(ctx context.Context, ds []digest.Digest, todo []int, hit func(i int, at found)) error {
+	sub := make([]digest.Digest, len(todo))
+	for j, i := range todo {
+		sub[j] = ds[i]
+	}
+	near := make([]found, len(sub))
+	r.s.dirs.find(sub, near)
+	rest := todo[:0]
+	for j, i := range todo {
+		if r.takeNear(near[j]) {
+			hit(i, near[j])
+		} else {
+			sub[len(rest)] = ds[i]
+			rest = append(rest, i)
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	return r.pinIndexed(ctx, sub[:len(rest)], func(j int, at found) { hit(rest[j], at) })
 }
 
-// Lane is one stream of data frames. Calls from several goroutines are serialised.
-type Lane struct{}
+// takeNear pins a place that the locality cache knows. Only the canonical copy of a data chunk counts: what GC keeps is
+// the copy that the index names, and nodes it takes out of the index one by one.
+func (r *Run) takeNear(at found) bool {
+	return at.dir != nil && at.canonical && at.dir.Kind() == container.Data && r.takes(at)
+}
 
-// Put takes a frame: it is decoded within its limits, the digest of every chunk is recomputed, and the frame is stored
-// as it came. It returns the frame's sequence in this lane, from 1. From its return on Have answers true for the
-// chunks inside this run. f.Stored is not kept. Kinds WrongDigest, BadFrame.
-func (l *Lane) PutFrame(ctx context.Context, f frame.Frame) (seq uint64, err error) { panic("todo") }
+// takes pins a place if it is of the run's domain.
+func (r *Run) takes(at found) bool {
+	return at.dir.Domain() == r.s.domain.ID && r.pins.pin(at.dir.ID())
+}
 
-// Flush makes everything put so far durable: it seals the open container.
-func (l *Lane) Flush(ctx context.Context) error { panic("todo") }
-
-// Durable returns the sequence up to which all frames survive a crash of the machine.
-func (l *Lane) Durable() uint64 { panic("todo") }
+func (r *Run) pinIndexed(ctx context.Context, ds []digest.Digest, hit func(j int, at found)) error {
+	places, err := r.s.indexed(ctx, ds)
+	if err != nil {
+		return err
+	}
+	for j, at := range places {
+		if at.dir != nil && r.takes(at) {
+			hit(j, at)
+		}
+	}
+	return nil
+}

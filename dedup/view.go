@@ -2,6 +2,7 @@ package dedup
 
 import (
 	"context"
+	"sync/atomic"
 
 	"coffer/dedup/container"
 	"coffer/dedup/digest"
@@ -10,52 +11,112 @@ import (
 )
 
 // View reads one saveset under a lease. Methods may be called from many goroutines.
-type View struct{}
+type View struct {
+	s        *Store
+	manifest Manifest
+	closed   atomic.Bool
+}
 
 var _ recipe.Source = (*View)(nil)
 
 // View opens a saveset for reading. Kind NotFound, also for a deleted one.
-func (s *Store) View(ctx context.Context, id SavesetID) (*View, error) { panic("todo") }
+func (s *Store) View(ctx context.Context, id SavesetID) (*View, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, &Error{Kind: Closed, Op: "open view", Object: id.String()}
+	}
+	m, err := s.sets.lease(id)
+	if err != nil {
+		return nil, err
+	}
+	s.views++
+	return &View{s: s, manifest: m}, nil
+}
+
+// Close gives the lease back. Calls after the first do nothing.
+func (v *View) Close() error {
+	if v.closed.Swap(true) {
+		return nil
+	}
+	v.s.sets.release(v.manifest.ID)
+	v.s.mu.Lock()
+	defer v.s.mu.Unlock()
+	v.s.views--
+	return nil
+}
+
+// alive is asked before every read: a closed view has no lease any more.
+func (v *View) alive() error {
+	if v.closed.Load() || v.s.shutDown.Load() {
+		return &Error{Kind: Closed, Op: "read view", Object: v.manifest.ID.String()}
+	}
+	return nil
+}
 
 // Manifest returns the saveset's manifest as it was when the view was opened.
-func (v *View) Manifest() Manifest { panic("todo") }
+func (v *View) Manifest() Manifest { return v.manifest }
 
 // Node returns a node's record through the node cache: read only, verified. It implements recipe.Source.
-func (v *View) Node(ctx context.Context, d digest.Digest) ([]byte, error) { panic("todo") }
+func (v *View) Node(ctx context.Context, d digest.Digest) ([]byte, error) {
+	return v.get(ctx, d, container.Node)
+}
 
 // Chunk returns a chunk's bytes through the frame cache: shared and read only, verified against its digest.
-func (v *View) Chunk(ctx context.Context, d digest.Digest) ([]byte, error) { panic("todo") }
+func (v *View) Chunk(ctx context.Context, d digest.Digest) ([]byte, error) {
+	return v.get(ctx, d, container.Data)
+}
 
 // ReadAt copies the bytes of a chunk from off on into p; fewer than len(p) only at the chunk's end.
 func (v *View) ReadAt(ctx context.Context, d digest.Digest, p []byte, off int64) (int, error) {
-	panic("todo")
+	b, err := v.Chunk(ctx, d)
+	if err != nil || off >= int64(len(b)) {
+		return 0, err
+	}
+	if off < 0 {
+		return 0, &Error{Kind: Invalid, Op: "read chunk", Object: d.String()}
+	}
+	return copy(p, b[off:]), nil
 }
 
-// ReadAhead starts to bring the frames of chunks into the frame cache and returns at once. It is a hint: under pressure
-// it does nothing. Give what comes next, in order, a few MiB at most.
-func (v *View) ReadAhead(ds []digest.Digest) { panic("todo") }
-
-// Loc is the place of one frame.
-type Loc struct {
-	Container container.ID
-	Frame     uint32
+// get reads a chunk or node. A container that went away between the look-up and the read (its chunks were moved) is
+// looked up once more.
+func (v *View) get(ctx context.Context, d digest.Digest, kind container.Kind) ([]byte, error) {
+	for again := true; ; again = false {
+		if err := v.alive(); err != nil {
+			return nil, err
+		}
+		places, err := v.s.locate(ctx, []digest.Digest{d})
+		if err != nil {
+			return nil, err
+		}
+		at := places[0]
+		if at.dir == nil || at.dir.Kind() != kind || at.dir.Domain() != v.manifest.Domain {
+			return nil, &Error{Kind: NotFound, Op: "read " + kind.String(), Object: d.String()}
+		}
+		b, err := v.s.read(ctx, at)
+		if KindOf(err) != NotFound || !again {
+			return b, err
+		}
+		v.s.dirs.forget(at.dir.ID())
+	}
 }
-
-// PlanItem is one frame and which of the wanted chunks it holds.
-type PlanItem struct {
-	Loc Loc
-	// Want are indexes into the list given to Plan, ascending.
-	Want []int
-	// StoredBytes and PlainBytes of the whole frame.
-	StoredBytes, PlainBytes uint32
-}
-
-// Plan tells in which frames chunks lie, in storage order (container, then frame); each frame once. Kind NotFound names
-// the first chunk that is missing.
-func (v *View) Plan(ctx context.Context, ds []digest.Digest) ([]PlanItem, error) { panic("todo") }
 
 // Frame returns a frame as it is stored: decrypted, its checksum verified, still compressed. The caller owns it.
-func (v *View) Frame(ctx context.Context, loc Loc) (frame.Frame, error) { panic("todo") }
-
-// Close gives the lease back. Calls after the first do nothing.
-func (v *View) Close() error { panic("todo") }
+func (v *View) Frame(ctx context.Context, loc Loc) (frame.Frame, error) {
+	if err := v.alive(); err != nil {
+		return frame.Frame{}, err
+	}
+	dir, err := v.s.directory(ctx, loc.Container)
+	if err != nil {
+		return frame.Frame{}, err
+	}
+	if dir == nil || int64(loc.Frame) >= int64(dir.Frames()) || dir.Domain() != v.manifest.Domain {
+		return frame.Frame{}, &Error{Kind: NotFound, Op: "read frame", Object: loc.String()}
+	}
+	f, err := container.ReadFrame(ctx, v.s.blob, dir, loc.Frame, nil)
+	return f, wrap("read frame", loc.String(), err)
+}

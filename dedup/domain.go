@@ -1,0 +1,87 @@
+package dedup
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"coffer/dedup/chunk"
+	"coffer/dedup/digest"
+)
+
+// Domain is what an agent needs to cut and hash for this store. Key is a secret.
+type Domain struct {
+	ID       digest.DomainID
+	Key      digest.DomainKey
+	Keys     digest.Keys
+	Chunking chunk.Params
+}
+
+// domainObject is the stored form of a Domain.
+type domainObject struct {
+	Version  int             `json:"version"`
+	ID       digest.DomainID `json:"id"`
+	Key      string          `json:"key"` // hex
+	Chunking chunk.Params    `json:"chunking"`
+	// Primary: runs of this store write into this domain.
+	Primary bool `json:"primary"`
+}
+
+// newDomain makes a domain with random id, key and polynomial.
+func newDomain() (Domain, error) {
+	var d Domain
+	rand.Read(d.ID[:])
+	rand.Read(d.Key[:])
+	p, err := chunk.NewParams(rand.Reader)
+	if err != nil {
+		return Domain{}, wrap("make domain", "", err)
+	}
+	d.Chunking = p
+	d.Keys = digest.Derive(d.Key)
+	return d, nil
+}
+
+func (d Domain) object() domainObject {
+	return domainObject{Version: objectVersion, ID: d.ID, Key: hex.EncodeToString(d.Key[:]), Chunking: d.Chunking, Primary: true}
+}
+
+func (o domainObject) domain() (Domain, error) {
+	d := Domain{ID: o.ID, Chunking: o.Chunking}
+	key, err := hex.DecodeString(o.Key)
+	if err != nil || len(key) != len(d.Key) || o.ID.IsZero() {
+		return Domain{}, errors.New("id or key is malformed")
+	}
+	copy(d.Key[:], key)
+	if err := o.Chunking.Validate(); err != nil {
+		return Domain{}, err
+	}
+	d.Keys = digest.Derive(d.Key)
+	return d, nil
+}
+
+// loadDomain finds the primary domain. Kind NotFound when the store has none.
+func (s *Store) loadDomain(ctx context.Context) (Domain, error) {
+	for info, err := range s.blob.List(ctx, domainPrefix, "") {
+		if err != nil {
+			return Domain{}, wrap("list domains", "", err)
+		}
+		var o domainObject
+		if err := s.getObject(ctx, domainKind, info.Name, &o); err != nil {
+			return Domain{}, err
+		}
+		if info.Name != domainPrefix+o.ID.String() {
+			return Domain{}, &Error{Kind: Damaged, Op: "load domain", Object: info.Name, Err: fmt.Errorf("it is that of %v", o.ID)}
+		}
+		if !o.Primary {
+			continue
+		}
+		d, err := o.domain()
+		if err != nil {
+			return Domain{}, &Error{Kind: Damaged, Op: "load domain", Object: info.Name, Err: err}
+		}
+		return d, nil
+	}
+	return Domain{}, &Error{Kind: NotFound, Op: "load domain"}
+}

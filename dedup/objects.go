@@ -1,0 +1,118 @@
+package dedup
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"coffer/dedup/blob"
+)
+
+// Blob names of the small objects, and what they are sealed as. Part of the format; FORMAT.md has the contents.
+const (
+	domainPrefix   = "domains/"
+	epochPrefix    = "epochs/"
+	manifestPrefix = "manifests/"
+	statePrefix    = "states/"
+
+	domainKind   = "domain"
+	epochKind    = "epoch"
+	manifestKind = "manifest"
+	stateKind    = "state"
+
+	// objectVersion is the version of every small object. A reader refuses a higher one by name.
+	objectVersion = 1
+	// maxObject is the most bytes of a small object: nobody reads more than that into memory.
+	maxObject = 4 << 20
+	// maxMeta is the most bytes of a manifest's Meta.
+	maxMeta = 1 << 20
+)
+
+func epochName(n uint32) string        { return fmt.Sprintf("%s%08x", epochPrefix, n) }
+func manifestName(id SavesetID) string { return manifestPrefix + id.String() }
+func stateName(id SavesetID, n uint32) string {
+	return fmt.Sprintf("%s%s/%08x", statePrefix, id, n)
+}
+
+// parseNumber reads the 8 hex digits at the end of an epoch's or state's name.
+func parseNumber(s string) (uint32, bool) {
+	if len(s) != 8 || strings.ToLower(s) != s {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s, 16, 32)
+	return uint32(n), err == nil
+}
+
+// putObject seals v as JSON and puts it under a name that must be free.
+func (s *Store) putObject(ctx context.Context, kind, name string, v any) error {
+	plain, err := json.Marshal(v)
+	if err != nil {
+		return wrap("encode "+kind, name, err)
+	}
+	if len(plain) > maxObject {
+		return &Error{Kind: Invalid, Op: "put " + kind, Object: name, Err: fmt.Errorf("%d bytes, limit %d", len(plain), maxObject)}
+	}
+	sealed, err := s.ring.Seal(kind, name, plain)
+	if err != nil {
+		return wrap("seal "+kind, name, err)
+	}
+	return wrap("put "+kind, name, s.blob.Put(ctx, name, bytes.NewReader(sealed), int64(len(sealed))))
+}
+
+// getObject reads what putObject put. Kinds NotFound, Damaged, NewerFormat.
+func (s *Store) getObject(ctx context.Context, kind, name string, v any) error {
+	sealed, err := readWhole(ctx, s.blob, name)
+	if err != nil {
+		return wrap("read "+kind, name, err)
+	}
+	plain, err := s.ring.Open(kind, name, sealed)
+	if err != nil {
+		return wrap("open "+kind, name, err)
+	}
+	return decodeObject(kind, name, plain, v)
+}
+
+// readWhole reads a small blob.
+func readWhole(ctx context.Context, b blob.Store, name string) ([]byte, error) {
+	n, err := b.Size(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if n > 2*maxObject {
+		return nil, &Error{Kind: Damaged, Op: "read", Object: name, Err: fmt.Errorf("%d bytes, limit %d", n, maxObject)}
+	}
+	p := make([]byte, n)
+	return p, b.ReadRange(ctx, name, p, 0)
+}
+
+// decodeObject reads the JSON of a small object. Unknown fields are refused: a field that an older program ignores might
+// be the one that forbids a deletion.
+func decodeObject(kind, name string, plain []byte, v any) error {
+	var head struct {
+		Version int `json:"version"`
+	}
+	damaged := func(err error) error { return &Error{Kind: Damaged, Op: "decode " + kind, Object: name, Err: err} }
+	if err := json.Unmarshal(plain, &head); err != nil {
+		return damaged(err)
+	}
+	if head.Version > objectVersion {
+		return &Error{Kind: NewerFormat, Op: "decode " + kind, Object: name, Err: fmt.Errorf("version %d, this program knows %d", head.Version, objectVersion)}
+	}
+	if head.Version < 1 {
+		return damaged(fmt.Errorf("version %d", head.Version))
+	}
+	dec := json.NewDecoder(bytes.NewReader(plain))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return damaged(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return damaged(errors.New("bytes after the object"))
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package dedup
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"coffer/dedup/container"
+	"coffer/dedup/digest"
+	"coffer/dedup/frame"
+)
+
+// reader is what one decoding of a frame needs; it is reused.
+type reader struct {
+	dec        *frame.Decoder
+	data, node *digest.Hasher
+	buf        container.Buffer
+}
+
+// readerPool bounds how many frames are decoded at once, and with it the memory that is not in a cache.
+type readerPool struct {
+	keys digest.Keys
+	free chan *reader // as many as may run; nil is one to be made
+}
+
+func newReaderPool(k digest.Keys) *readerPool {
+	n := max(4, 2*runtime.GOMAXPROCS(0))
+	p := &readerPool{keys: k, free: make(chan *reader, n)}
+	for range n {
+		p.free <- nil
+	}
+	return p
+}
+
+func (p *readerPool) take(ctx context.Context) (*reader, error) {
+	select {
+	case r := <-p.free:
+		if r == nil {
+			r = &reader{dec: frame.NewDecoder(), data: digest.NewHasher(p.keys.Data), node: digest.NewHasher(p.keys.Node)}
+		}
+		return r, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (p *readerPool) give(r *reader) { p.free <- r }
+
+// read returns the bytes at a place, through the cache of its kind.
+func (s *Store) read(ctx context.Context, at found) ([]byte, error) {
+	row := at.dir.Row(at.slot)
+	plain, err := s.plain(ctx, at.dir, row.Frame)
+	if err != nil {
+		return nil, err
+	}
+	end := int64(row.Offset) + int64(row.Length)
+	if end > int64(len(plain)) {
+		return nil, &Error{Kind: Damaged, Op: "read chunk", Object: row.Digest.String()}
+	}
+	return plain[row.Offset:end:end], nil
+}
+
+// plain returns a decoded frame, every chunk of it verified.
+func (s *Store) plain(ctx context.Context, dir *container.Directory, i uint32) ([]byte, error) {
+	return s.cacheOf(dir).get(ctx, Loc{dir.ID(), i}, func(ctx context.Context) ([]byte, error) {
+		return s.decode(ctx, dir, i)
+	})
+}
+
+func (s *Store) cacheOf(dir *container.Directory) *frameCache {
+	if dir.Kind() == container.Node {
+		return s.nodes
+	}
+	return s.frames
+}
+
+func (s *Store) decode(ctx context.Context, dir *container.Directory, i uint32) ([]byte, error) {
+	r, err := s.readers.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.readers.give(r)
+	loc := Loc{dir.ID(), i}
+	f, err := container.ReadFrame(ctx, s.blob, dir, i, &r.buf)
+	if err != nil {
+		return nil, wrap("read frame", loc.String(), err)
+	}
+	plain, err := r.dec.Decode(f, make([]byte, 0, f.PlainLen()))
+	if err == nil {
+		err = f.Verify(r.hasher(dir.Kind()), plain)
+	}
+	if err != nil {
+		s.damaged.Add(1)
+		return nil, &Error{Kind: Damaged, Op: "read frame", Object: loc.String(), Err: err}
+	}
+	return plain, nil
+}
+
+func (r *reader) hasher(k container.Kind) *digest.Hasher {
+	if k == container.Node {
+		return r.node
+	}
+	return r.data
+}
+
+// Read-ahead is a hint: few workers, a short queue, and nobody waits for either.
+const (
+	aheadWorkers = 2
+	aheadQueue   = 64
+)
+
+// readAhead brings frames into the cache before they are asked for.
+type readAhead struct {
+	jobs   chan aheadJob
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	drops  atomic.Uint64
+}
+
+type aheadJob struct {
+	dir   *container.Directory
+	frame uint32
+}
+
+func startReadAhead(s *Store) *readAhead {
+	ctx, cancel := context.WithCancel(context.Background())
+	a := &readAhead{jobs: make(chan aheadJob, aheadQueue), cancel: cancel}
+	for range aheadWorkers {
+		a.wg.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case j := <-a.jobs:
+					_, _ = s.plain(ctx, j.dir, j.frame) // the reader who needs it meets the error himself
+				}
+			}
+		})
+	}
+	return a
+}
+
+func (a *readAhead) stop() {
+	a.cancel()
+	a.wg.Wait()
+}
+
+func (a *readAhead) offer(j aheadJob) {
+	select {
+	case a.jobs <- j:
+	default:
+		a.drops.Add(1)
+	}
+}
+
+// ReadAhead starts to bring the frames of chunks into the frame cache and returns at once. It is a hint: under pressure
+// it does nothing. Give what comes next, in order, a few MiB at most.
+func (v *View) ReadAhead(ds []digest.Digest) {
+	if v.alive() != nil {
+		return
+	}
+	places := make([]found, len(ds))
+	v.s.dirs.find(ds, places)
+	var last Loc
+	for i := range places {
+		at := places[i]
+		if at.dir == nil {
+			at = v.s.locateQuietly(ds[i])
+		}
+		if at.dir == nil || at.dir.Kind() != container.Data {
+			continue
+		}
+		if loc := at.loc(); loc != last && !v.s.frames.has(loc) {
+			last = loc
+			v.s.ahead.offer(aheadJob{at.dir, loc.Frame})
+		}
+	}
+}
+
+// locateQuietly finds a digest without telling an error: it is for hints.
+func (s *Store) locateQuietly(d digest.Digest) found {
+	places, err := s.indexed(context.Background(), []digest.Digest{d})
+	if err != nil {
+		return found{}
+	}
+	return places[0]
+}

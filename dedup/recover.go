@@ -1,0 +1,262 @@
+package dedup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"time"
+
+	"coffer/dedup/blob"
+	"coffer/dedup/container"
+	"coffer/dedup/digest"
+	"coffer/dedup/index"
+)
+
+// spoolSuffix marks the spool files of containers. Everything with this suffix is a leftover at Open.
+const spoolSuffix = ".spool"
+
+func (s *Store) spoolPath(name string) string { return path.Join(s.opts.SpoolDir, name) }
+
+func (s *Store) prepareSpool() error {
+	return wrap("make spool", s.opts.SpoolDir, s.fs.MkdirAll(s.opts.SpoolDir))
+}
+
+// clearSpool removes what runs that died left open. The lock is held: nobody writes them.
+func (s *Store) clearSpool() error {
+	names, err := s.fs.List(s.opts.SpoolDir)
+	if err != nil {
+		return wrap("list spool", s.opts.SpoolDir, err)
+	}
+	for _, name := range names {
+		if path.Ext(name) != spoolSuffix {
+			continue
+		}
+		if err := s.fs.Remove(s.spoolPath(name)); err != nil {
+			return wrap("clear spool", name, err)
+		}
+	}
+	return nil
+}
+
+// listContainers learns which containers there are.
+func (s *Store) listContainers(ctx context.Context) error {
+	for info, err := range s.blob.List(ctx, container.Prefix, "") {
+		if err != nil {
+			return wrap("list containers", "", err)
+		}
+		id, ok := container.ParseName(info.Name)
+		if !ok {
+			s.log.Warn("not a container's name", "blob", info.Name)
+			continue
+		}
+		s.containers.add(id, info.Size, 0)
+	}
+	return nil
+}
+
+// epochObject says who opened the store in an epoch.
+type epochObject struct {
+	Version int       `json:"version"`
+	Epoch   uint32    `json:"epoch"`
+	Owner   string    `json:"owner"`
+	Time    time.Time `json:"time"`
+}
+
+// takeEpoch takes the next writer epoch: one more than any epoch object or container has, so that a container id never
+// comes twice. Put is create-only: of two writers one loses.
+func (s *Store) takeEpoch(ctx context.Context) error {
+	last, names, err := s.lastEpoch(ctx)
+	if err != nil {
+		return err
+	}
+	last = max(last, s.containers.maxEpoch())
+	s.epoch = last + 1
+	if s.epoch == 0 {
+		return &Error{Kind: Invalid, Op: "take epoch", Err: errors.New("the epochs are used up")}
+	}
+	name := epochName(s.epoch)
+	err = s.putObject(ctx, epochKind, name, epochObject{objectVersion, s.epoch, s.opts.Owner, s.opts.Now().UTC()})
+	if errors.Is(err, blob.ErrExists) {
+		return &Error{Kind: Locked, Op: "take epoch", Object: name, Err: err}
+	}
+	if err != nil {
+		return err
+	}
+	for _, old := range names {
+		if err := s.blob.Delete(ctx, old); err != nil {
+			s.log.Warn("old epoch object stays", "blob", old, "err", err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) lastEpoch(ctx context.Context) (last uint32, names []string, err error) {
+	for info, err := range s.blob.List(ctx, epochPrefix, "") {
+		if err != nil {
+			return 0, nil, wrap("list epochs", "", err)
+		}
+		if n, ok := parseNumber(info.Name[len(epochPrefix):]); ok {
+			last = max(last, n)
+			names = append(names, info.Name)
+		}
+	}
+	return last, names, nil
+}
+
+// checkEpoch fences: a writer whose store was taken over writes no manifest any more.
+func (s *Store) checkEpoch(ctx context.Context) error {
+	last, _, err := s.lastEpoch(ctx)
+	if err == nil && last > s.epoch {
+		err = &Error{Kind: Locked, Op: "check epoch", Err: fmt.Errorf("epoch %d was taken after ours, %d", last, s.epoch)}
+	}
+	return err
+}
+
+// nextID returns an id that no container has or had.
+func (s *Store) nextID() (container.ID, error) {
+	n := s.seq.Add(1)
+	if n == 0 {
+		return 0, &Error{Kind: Invalid, Op: "number container", Err: errors.New("the sequence is used up: reopen the store")}
+	}
+	return container.MakeID(s.epoch, n), nil
+}
+
+func (s *containerSet) maxEpoch() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var last uint32
+	for id := range s.m {
+		last = max(last, id.Epoch())
+	}
+	return last
+}
+
+// openIndex opens the index and brings it level with the containers. The index is a hint and never the truth: one that
+// is damaged, not ours, of a newer format, or that knows containers which are gone is made anew.
+func (s *Store) openIndex(ctx context.Context) error {
+	if err := s.openIndexFiles(); err != nil {
+		return err
+	}
+	missing, ahead, err := s.compareIndex(ctx)
+	if KindOf(err) == Damaged || ahead {
+		s.log.Warn("index does not fit the containers and is rebuilt", "ahead", ahead, "err", err)
+		if err := s.resetIndex(); err != nil {
+			return err
+		}
+		missing, _, err = s.compareIndex(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return s.replay(ctx, missing)
+}
+
+func (s *Store) openIndexFiles() error {
+	open := func() (err error) {
+		s.index, err = index.Open(s.opts.IndexDir, index.Options{Memory: s.opts.IndexMemory, Reserve: s.opts.IndexReserve,
+			Free: s.opts.IndexFree, Store: s.domain.ID, Logger: s.log})
+		return err
+	}
+	err := open()
+	if k := kindFromBelow(err); err != nil && (k == Damaged || k == NewerFormat) {
+		s.log.Warn("index cannot be used and is rebuilt", "err", err)
+		if err = index.Remove(s.opts.IndexDir); err == nil {
+			err = open()
+		}
+	}
+	if err != nil {
+		s.index = nil
+	}
+	return wrap("open index", s.opts.IndexDir, err)
+}
+
+func (s *Store) resetIndex() error {
+	err := s.index.Close()
+	s.index = nil
+	if err != nil {
+		s.log.Warn("close of the old index", "err", err)
+	}
+	if err := index.Remove(s.opts.IndexDir); err != nil {
+		return wrap("remove index", s.opts.IndexDir, err)
+	}
+	return s.openIndexFiles()
+}
+
+// compareIndex returns the containers that the index has not, ascending, and whether it has some that are gone.
+func (s *Store) compareIndex(ctx context.Context) (missing []container.ID, ahead bool, err error) {
+	marked := make(map[container.ID]struct{})
+	for id, err := range s.index.Containers(ctx) {
+		if err != nil {
+			return nil, false, wrap("list index marks", "", err)
+		}
+		if !s.containers.has(id) {
+			return nil, true, nil
+		}
+		marked[id] = struct{}{}
+	}
+	return s.containers.without(marked), false, nil
+}
+
+// replay enters containers into the index that it lacks, data before nodes: the index names a node only if what is
+// below it is there.
+func (s *Store) replay(ctx context.Context, missing []container.ID) error {
+	if len(missing) == 0 {
+		return nil
+	}
+	s.log.Info("index lacks containers", "containers", len(missing))
+	var nodes []container.ID
+	for _, id := range missing {
+		kind, err := s.replayOne(ctx, id, container.Data)
+		if err != nil {
+			return err
+		}
+		if kind == container.Node {
+			nodes = append(nodes, id)
+		}
+	}
+	for _, id := range nodes {
+		if _, err := s.replayOne(ctx, id, container.Node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replayOne enters a container if it is of the kind wanted, and returns its kind. A damaged one is logged and left out.
+func (s *Store) replayOne(ctx context.Context, id container.ID, want container.Kind) (container.Kind, error) {
+	dir, err := container.OpenDirectory(ctx, s.blob, id, s.ring)
+	if k := kindFromBelow(err); err != nil && (k == Damaged || k == NotFound) {
+		s.log.Error("container is damaged and is left out", "container", id.String(), "err", err)
+		s.damaged.Add(1)
+		return 0, nil
+	}
+	if err != nil {
+		return 0, wrap("open container", id.String(), err)
+	}
+	if dir.Kind() != want {
+		return dir.Kind(), nil
+	}
+	return want, s.enter(ctx, dir)
+}
+
+// enter puts a container into the index, synced, and into the locality cache. An entry that names a container which is
+// gone or condemned gives way.
+func (s *Store) enter(ctx context.Context, dir *container.Directory) error {
+	if err := s.index.CheckSpace(); err != nil {
+		return wrap("index container", dir.ID().String(), err)
+	}
+	elsewhere := make(map[digest.Digest]struct{})
+	keep := func(d digest.Digest, old index.Loc) bool {
+		if old.Container == dir.ID() || !s.containers.usable(old.Container) {
+			return false
+		}
+		elsewhere[d] = struct{}{}
+		return true
+	}
+	if err := s.index.PutContainer(ctx, dir, keep); err != nil {
+		return wrap("index container", dir.ID().String(), err)
+	}
+	s.dirs.put(dir, elsewhere)
+	return nil
+}

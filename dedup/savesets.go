@@ -1,0 +1,339 @@
+package dedup
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"coffer/dedup/blob"
+	"coffer/dedup/digest"
+	"coffer/dedup/recipe"
+)
+
+// manifestObject is the stored form of a Manifest; FORMAT.md explains the fields.
+type manifestObject struct {
+	Version        int             `json:"version"`
+	ID             SavesetID       `json:"id"`
+	Domain         digest.DomainID `json:"domain"`
+	Run            string          `json:"run,omitzero"`
+	Root           recipe.Ref      `json:"root"`
+	Side           recipe.Ref      `json:"side,omitzero"`
+	Client         string          `json:"client,omitzero"`
+	Task           string          `json:"task,omitzero"`
+	TaskType       string          `json:"task_type,omitzero"`
+	RequestedLevel string          `json:"requested_level,omitzero"`
+	Level          string          `json:"level,omitzero"`
+	Reason         string          `json:"reason,omitzero"`
+	Parent         SavesetID       `json:"parent,omitzero"`
+	Started        time.Time       `json:"started,omitzero"`
+	Finished       time.Time       `json:"finished,omitzero"`
+	Committed      time.Time       `json:"committed"`
+	Sources        []string        `json:"sources,omitempty"`
+	Warnings       uint64          `json:"warnings,omitzero"`
+	Entries        uint64          `json:"entries"`
+	Logical        uint64          `json:"logical"`
+	New            uint64          `json:"new"`
+	Stored         uint64          `json:"stored"`
+	Meta           json.RawMessage `json:"meta,omitempty"`
+	State          stateObject     `json:"state"`
+}
+
+// stateObject is the stored form of a State. Saveset and Number repeat the object's name.
+type stateObject struct {
+	Version        int       `json:"version"`
+	Saveset        SavesetID `json:"saveset"`
+	Number         uint32    `json:"number"`
+	Time           time.Time `json:"time"`
+	EOL            time.Time `json:"eol,omitzero"`
+	Cause          string    `json:"cause,omitzero"`
+	Locked         bool      `json:"locked,omitzero"`
+	ImmutableUntil time.Time `json:"immutable_until,omitzero"`
+	Deleted        bool      `json:"deleted,omitzero"`
+}
+
+func (m *Manifest) object() manifestObject {
+	return manifestObject{
+		Version: objectVersion, ID: m.ID, Domain: m.Domain, Run: m.Run, Root: m.Root, Side: m.Side,
+		Client: m.Client, Task: m.Task, TaskType: m.TaskType, RequestedLevel: m.RequestedLevel, Level: m.Level,
+		Reason: m.Reason, Parent: m.Parent, Started: m.Started, Finished: m.Finished, Committed: m.Committed,
+		Sources: m.Sources, Warnings: m.Warnings, Entries: m.Entries, Logical: m.Logical, New: m.New, Stored: m.Stored,
+		Meta: m.Meta, State: m.State.object(m.ID),
+	}
+}
+
+func (o *manifestObject) manifest() Manifest {
+	return Manifest{
+		ID: o.ID, Domain: o.Domain, Run: o.Run, Root: o.Root, Side: o.Side,
+		Client: o.Client, Task: o.Task, TaskType: o.TaskType, RequestedLevel: o.RequestedLevel, Level: o.Level,
+		Reason: o.Reason, Parent: o.Parent, Started: o.Started, Finished: o.Finished, Committed: o.Committed,
+		Sources: o.Sources, Warnings: o.Warnings, Entries: o.Entries, Logical: o.Logical, New: o.New, Stored: o.Stored,
+		Meta: o.Meta, State: o.State.state(),
+	}
+}
+
+func (st State) object(id SavesetID) stateObject {
+	return stateObject{Version: objectVersion, Saveset: id, Number: st.Number, Time: st.Time, EOL: st.EOL, Cause: st.Cause,
+		Locked: st.Locked, ImmutableUntil: st.ImmutableUntil, Deleted: st.Deleted}
+}
+
+func (o stateObject) state() State {
+	return State{Number: o.Number, Time: o.Time, EOL: o.EOL, Cause: o.Cause, Locked: o.Locked,
+		ImmutableUntil: o.ImmutableUntil, Deleted: o.Deleted}
+}
+
+// follow reports whether next may follow st: what immutability allows. The clock is next.Time.
+func (st State) follow(next State) error {
+	if st.Deleted && !next.Deleted {
+		return errors.New("a deleted saveset stays deleted")
+	}
+	if !next.Time.Before(st.ImmutableUntil) {
+		return nil
+	}
+	until := st.ImmutableUntil.UTC().Format(time.RFC3339)
+	switch {
+	case next.Deleted && !st.Deleted:
+		return errors.New("deletion before " + until)
+	case next.ImmutableUntil.Before(st.ImmutableUntil):
+		return errors.New("immutable until " + until + ", it can only grow")
+	case !st.EOL.IsZero() && !next.EOL.IsZero() && next.EOL.Before(st.EOL) && next.EOL.Before(st.ImmutableUntil):
+		return errors.New("end of life before " + until)
+	}
+	return nil
+}
+
+func newSavesetID(now time.Time) SavesetID {
+	var id SavesetID
+	rand.Read(id[6:])
+	var ms [8]byte
+	binary.BigEndian.PutUint64(ms[:], uint64(now.UnixMilli()))
+	copy(id[:6], ms[2:])
+	return id
+}
+
+// savesetTable is all manifests with their states, in memory, and who leases them.
+type savesetTable struct {
+	mu sync.Mutex
+	m  map[SavesetID]*savesetEntry // guarded by mu
+}
+
+type savesetEntry struct {
+	change   sync.Mutex // held while a new state is written
+	manifest Manifest   // guarded by savesetTable.mu; only State ever changes
+	leases   int        // guarded by savesetTable.mu
+	top      uint32     // guarded by change: highest state number in use, valid or not
+}
+
+func newSavesetTable() *savesetTable { return &savesetTable{m: make(map[SavesetID]*savesetEntry)} }
+
+func (t *savesetTable) add(m Manifest, top uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.m[m.ID] = &savesetEntry{manifest: m, top: top}
+}
+
+func (t *savesetTable) get(id SavesetID) (*savesetEntry, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.m[id]
+	return e, ok
+}
+
+func (t *savesetTable) state(e *savesetEntry) State {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return e.manifest.State
+}
+
+// setState replaces a state; false when st deletes a saveset that is leased.
+func (t *savesetTable) setState(e *savesetEntry, st State) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if st.Deleted && !e.manifest.State.Deleted && e.leases > 0 {
+		return false
+	}
+	e.manifest.State = st
+	return true
+}
+
+// lease keeps a saveset from deletion until release.
+func (t *savesetTable) lease(id SavesetID) (Manifest, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.m[id]
+	if !ok || e.manifest.State.Deleted {
+		return Manifest{}, &Error{Kind: NotFound, Op: "open saveset", Object: id.String()}
+	}
+	e.leases++
+	return e.manifest, nil
+}
+
+func (t *savesetTable) release(id SavesetID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e, ok := t.m[id]; ok {
+		e.leases--
+	}
+}
+
+func (t *savesetTable) list() []Manifest {
+	t.mu.Lock()
+	out := make([]Manifest, 0, len(t.m))
+	for _, e := range t.m {
+		if !e.manifest.State.Deleted {
+			out = append(out, e.manifest)
+		}
+	}
+	t.mu.Unlock()
+	slices.SortFunc(out, func(a, b Manifest) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return out
+}
+
+// loadSavesets reads all manifests and states. One that is damaged is logged and left out: the others must stay
+// readable. One of a newer format, or of a key that is not there, is an error: then the whole store is.
+func (s *Store) loadSavesets(ctx context.Context) error {
+	for info, err := range s.blob.List(ctx, manifestPrefix, "") {
+		if err != nil {
+			return wrap("list manifests", "", err)
+		}
+		m, err := s.readManifest(ctx, info.Name)
+		switch {
+		case KindOf(err) == Damaged:
+			s.log.Error("manifest is damaged: its saveset cannot be read", "manifest", info.Name, "err", err)
+			s.damaged.Add(1)
+		case err != nil:
+			return err
+		default:
+			s.sets.add(m, 0)
+		}
+	}
+	return s.loadStates(ctx)
+}
+
+func (s *Store) readManifest(ctx context.Context, name string) (Manifest, error) {
+	var o manifestObject
+	if err := s.getObject(ctx, manifestKind, name, &o); err != nil {
+		return Manifest{}, err
+	}
+	if manifestName(o.ID) != name {
+		return Manifest{}, &Error{Kind: Damaged, Op: "read manifest", Object: name, Err: fmt.Errorf("it is that of %v", o.ID)}
+	}
+	return o.manifest(), nil
+}
+
+// loadStates applies the states in order of their numbers: List yields them so.
+func (s *Store) loadStates(ctx context.Context) error {
+	for info, err := range s.blob.List(ctx, statePrefix, "") {
+		if err != nil {
+			return wrap("list states", "", err)
+		}
+		hexID, hexNumber, _ := strings.Cut(strings.TrimPrefix(info.Name, statePrefix), "/")
+		id, err := ParseSavesetID(hexID)
+		n, ok := parseNumber(hexNumber)
+		e, known := s.sets.get(id)
+		if err != nil || !ok || !known {
+			continue // not ours, or of a saveset whose manifest is damaged
+		}
+		e.top = max(e.top, n)
+		if err := s.loadState(ctx, info.Name, e, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) loadState(ctx context.Context, name string, e *savesetEntry, n uint32) error {
+	var o stateObject
+	err := s.getObject(ctx, stateKind, name, &o)
+	if err == nil && (o.Saveset != e.manifest.ID || o.Number != n) {
+		err = &Error{Kind: Damaged, Op: "read state", Object: name, Err: errors.New("it is another one's")}
+	}
+	if err == nil {
+		if bad := e.manifest.State.follow(o.state()); bad != nil {
+			err = &Error{Kind: Damaged, Op: "read state", Object: name, Err: bad}
+		}
+	}
+	if KindOf(err) == Damaged {
+		s.log.Error("state is not valid and does not count", slog.String("state", name), slog.Any("err", err))
+		s.damaged.Add(1)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e.manifest.State = o.state()
+	return nil
+}
+
+// Savesets returns all savesets that are not deleted, oldest first, each with its newest valid state.
+func (s *Store) Savesets(ctx context.Context) ([]Manifest, error) {
+	if err := s.alive(); err != nil {
+		return nil, err
+	}
+	return s.sets.list(), ctx.Err()
+}
+
+// Saveset returns one saveset, deleted ones included. Kind NotFound.
+func (s *Store) Saveset(ctx context.Context, id SavesetID) (Manifest, error) {
+	if err := s.alive(); err != nil {
+		return Manifest{}, err
+	}
+	e, ok := s.sets.get(id)
+	if !ok {
+		return Manifest{}, &Error{Kind: NotFound, Op: "find saveset", Object: id.String()}
+	}
+	s.sets.mu.Lock()
+	defer s.sets.mu.Unlock()
+	return e.manifest, ctx.Err()
+}
+
+// SetState writes a new state of a saveset and returns it with its number and time. Durable when it returns. The change
+// function gets the newest state and returns what it shall be; Number and Time are filled in. Kinds NotFound,
+// Immutable (never below immutable_until), InUse (deletion of a leased saveset).
+func (s *Store) SetState(ctx context.Context, id SavesetID, change func(State) State) (State, error) {
+	if err := s.alive(); err != nil {
+		return State{}, err
+	}
+	e, ok := s.sets.get(id)
+	if !ok {
+		return State{}, &Error{Kind: NotFound, Op: "set state", Object: id.String()}
+	}
+	e.change.Lock()
+	defer e.change.Unlock()
+	old := s.sets.state(e)
+	next := change(old)
+	next.Time = s.opts.Now().UTC()
+	if err := old.follow(next); err != nil {
+		return State{}, &Error{Kind: Immutable, Op: "set state", Object: id.String(), Err: err}
+	}
+	return s.writeState(ctx, e, old, next)
+}
+
+// writeState needs e.change held. It may use the reserve: a deletion is what makes space. A deletion counts in memory before it is written, so that no lease can come in
+// between; it is taken back when it cannot be written.
+func (s *Store) writeState(ctx context.Context, e *savesetEntry, old, next State) (State, error) {
+	id := e.manifest.ID
+	for {
+		e.top++
+		next.Number = e.top
+		if !s.sets.setState(e, next) {
+			return State{}, &Error{Kind: InUse, Op: "delete saveset", Object: id.String()}
+		}
+		err := s.putObject(ctx, stateKind, stateName(id, next.Number), next.object(id))
+		if err == nil {
+			return next, nil
+		}
+		s.sets.setState(e, old)
+		if !errors.Is(err, blob.ErrExists) {
+			return State{}, err
+		}
+	}
+}
