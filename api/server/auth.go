@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humagin"
@@ -16,6 +18,7 @@ import (
 func (s *Server) authorize(ctx huma.Context, next func(huma.Context)) {
 	op := s.table[ctx.Operation().OperationID]
 	caller := api.Caller{Remote: remoteOf(ctx.RemoteAddr())}
+	ctx = huma.WithValue(ctx, controllerKey{}, http.NewResponseController(humagin.Unwrap(ctx).Writer))
 	if op.roles == nil {
 		next(huma.WithContext(ctx, api.WithCaller(ctx.Context(), caller)))
 		return
@@ -37,6 +40,17 @@ func (s *Server) authorize(ctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	next(huma.WithContext(ctx, api.WithCaller(ctx.Context(), caller)))
+}
+
+// controllerKey is the context key of the call's *http.ResponseController.
+type controllerKey struct{}
+
+// bodyRead lifts the deadline for reading the request. Without it, net/http would take the deadline's passing for a
+// caller that is gone, and cancel a call that takes longer than its body may.
+func bodyRead(ctx context.Context) {
+	if c, ok := ctx.Value(controllerKey{}).(*http.ResponseController); ok {
+		_ = c.SetReadDeadline(time.Time{}) // of the connections we serve, all can
+	}
 }
 
 // authenticate finds whose token an Authorization header carries.

@@ -83,7 +83,6 @@ func (d *download) send(c huma.Context) {
 	defer d.server.closeTree(d.set, d.tree)
 	w := humagin.Unwrap(c).Writer
 	out := &pacedWriter{w: w, ctl: http.NewResponseController(w)}
-	_ = out.ctl.SetReadDeadline(time.Time{}) // the request's deadline would end the stream; our connections can
 	name := path.Base(d.path)
 	if name == "/" {
 		name = d.set.Task

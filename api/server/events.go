@@ -215,9 +215,7 @@ func newEventWriter(c huma.Context) *eventWriter {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // for proxies that would hold events back
 	w.WriteHeader(http.StatusOK)
-	e := &eventWriter{w: w, ctl: http.NewResponseController(w)}
-	_ = e.ctl.SetReadDeadline(time.Time{}) // the request's deadline would end the stream; our connections can
-	return e
+	return &eventWriter{w: w, ctl: http.NewResponseController(w)}
 }
 
 func (e *eventWriter) run(r api.Run) error {

@@ -163,7 +163,7 @@ func handle[I, O any](s *Server, id string, h func(context.Context, *I) (*O, err
 	s.handled[id] = true
 	doc := huma.Operation{
 		OperationID: op.id, Method: op.method, Path: api.Prefix + op.path, DefaultStatus: op.status,
-		Summary: op.summary, Description: op.describe(), Tags: []string{op.tag}, MaxBodyBytes: api.MaxBody,
+		Summary: op.summary, Description: op.describe(), Tags: []string{op.tag}, MaxBodyBytes: api.MaxBody, BodyReadTimeout: readTimeout,
 		Responses: map[string]*huma.Response{"default": s.errorResponse()},
 	}
 	if op.roles != nil {
@@ -173,6 +173,7 @@ func handle[I, O any](s *Server, id string, h func(context.Context, *I) (*O, err
 		doc.Responses["200"] = streamResponse(s.api, op.id)
 	}
 	huma.Register(s.api, doc, func(ctx context.Context, in *I) (*O, error) {
+		bodyRead(ctx)
 		call := ctx
 		if !op.streams {
 			var cancel context.CancelFunc
