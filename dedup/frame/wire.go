@@ -49,5 +49,8 @@ func Parse(p []byte) (Frame, error) {
 		copy(f.Refs[i].Digest[:], r)
 		f.Refs[i].Length = binary.LittleEndian.Uint32(r[digest.Size:])
 	}
-	return f, f.Validate()
+	if err := f.Validate(); err != nil {
+		return Frame{}, err
+	}
+	return f, nil
 }
