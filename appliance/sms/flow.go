@@ -1,0 +1,216 @@
+package sms
+
+// This file is the flow control: credits in both directions, windows that grow, and the end of a stream.
+
+// nextSeqLocked checks a packet's sequence number.
+func (s *Stream) nextSeqLocked(h header) error {
+	if h.Seq != s.recvSeq {
+		return Errorf(CodeProtocol, "packet %d on stream %d, want %d", h.Seq, h.Stream, s.recvSeq)
+	}
+	s.recvSeq++
+	return nil
+}
+
+// growLocked enlarges a data window where the sender is held up by it and the budget allows. It returns what must be
+// borrowed for a message that does not fit otherwise.
+func (s *Stream) growLocked(in *inbox, h header) (loan int64) {
+	need := in.cost + messageCost(int64(h.Rest)) - in.window
+	if h.Rest == 0 {
+		need = 0
+	}
+	g := int64(0)
+	switch {
+	case need > 0:
+		g = max(need, min(in.window, MaxWindow-in.window))
+	case in.avail < in.window/4 && len(in.queue) <= 1:
+		g = min(in.window, MaxWindow-in.window)
+	}
+	if g <= 0 || s.gone {
+		return 0
+	}
+	if s.c.opts.Budget.tryGrow(g) {
+		s.enlargeLocked(in, g)
+		return 0
+	}
+	if need > 0 && in.loan == 0 && s.giveUp == nil {
+		return need
+	}
+	return 0
+}
+
+func (s *Stream) enlargeLocked(in *inbox, n int64) {
+	s.extra += n
+	in.window += n
+	in.avail += n
+	s.c.controlLocked(s, &credit{ClassData, uint32(n)})
+}
+
+// borrow asks the budget for what the arriving message needs. Called by the connection's reader, without c.mu.
+func (s *Stream) borrow(n int64) {
+	c := s.c
+	giveUp := c.opts.Budget.borrow(n, func() {
+		c.mu.Lock()
+		s.giveUp = nil
+		in := &s.in[ClassData]
+		if s.gone || !in.arriving {
+			c.mu.Unlock()
+			c.opts.Budget.giveBack(n)
+			return
+		}
+		in.loan += n
+		s.enlargeLocked(in, n)
+		c.mu.Unlock()
+	})
+	c.mu.Lock()
+	// Only the reader borrows, and the message cannot have ended since: a loan that is not there yet is still waiting.
+	waiting := s.in[ClassData].loan == 0 && !s.gone
+	if waiting {
+		s.giveUp = giveUp
+	}
+	gone := s.gone
+	c.mu.Unlock()
+	if gone {
+		giveUp()
+	}
+}
+
+// Release gives the message's memory and credit back. It must be called once.
+func (r *Received) Release() {
+	s := r.stream
+	c := s.c
+	c.mu.Lock()
+	in := &s.in[r.Type.Class()]
+	back := int64(0)
+	if !s.gone {
+		in.owed += r.cost
+		back = r.loan
+		if back == 0 && in.window > DataWindow && r.Type.Class() == ClassData && c.opts.Budget.pressed() {
+			back = min(in.window-DataWindow, in.owed)
+		}
+		in.window -= back
+		in.owed -= back
+		s.extra -= back
+		if in.owed > 0 && in.owed >= in.window/4 {
+			c.controlLocked(s, &credit{r.Type.Class(), uint32(in.owed)})
+			in.avail += in.owed
+			in.owed = 0
+		}
+	}
+	c.mu.Unlock()
+	c.opts.Budget.giveBack(back)
+	r.Payload = nil
+	r.buf.Release()
+}
+
+// creditLocked takes credit from the peer.
+func (s *Stream) creditLocked(m *credit) error {
+	if m.Class == ClassControl || m.Class >= classes {
+		return Errorf(CodeProtocol, "credit for class %v", m.Class)
+	}
+	out := &s.out[m.Class]
+	if out.credit += int64(m.Bytes); out.credit > 1<<32 {
+		return Errorf(CodeProtocol, "too much %v credit on stream %d", m.Class, s.id)
+	}
+	s.enqueueLocked(m.Class)
+	return nil
+}
+
+// enqueueLocked puts the stream in line where it has a packet of the class and the credit for it.
+func (s *Stream) enqueueLocked(class Class) {
+	out := &s.out[class]
+	if out.ringed || s.gone || len(out.queue) == 0 || out.credit < out.queue[0].nextCost() {
+		return
+	}
+	out.ringed = true
+	s.c.rings[class].push(s)
+	s.c.wake.set()
+}
+
+func (m *message) nextCost() int64 { return packetCost(uint32(min(len(m.buf.B)-m.off, MaxPayload))) }
+
+// nextLocked takes the next packet of a class.
+func (s *Stream) nextLocked(class Class) (outgoing, bool) {
+	out := &s.out[class]
+	out.ringed = false
+	if s.gone || len(out.queue) == 0 || out.credit < out.queue[0].nextCost() {
+		return outgoing{}, false
+	}
+	m := &out.queue[0]
+	out.credit -= m.nextCost()
+	end := min(m.off+MaxPayload, len(m.buf.B))
+	o := outgoing{stream: s, payload: m.buf.B[m.off:end], buf: m.buf,
+		h: header{Stream: s.id, Seq: s.sendSeq, Type: m.typ, Rest: uint32(len(m.buf.B) - end)}}
+	s.sendSeq++
+	if o.h.Rest > 0 {
+		m.off = end
+		m.buf.Retain() // the packet's reference; the message keeps its own
+		return o, true
+	}
+	out.bytes -= len(m.buf.B)
+	*m = message{}
+	out.queue = out.queue[1:]
+	out.room.set()
+	return o, true
+}
+
+func (s *Stream) emptyLocked() bool {
+	for class := ClassOrder; class < classes; class++ {
+		if len(s.out[class].queue) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// finishedLocked reports whether a stream that shall close has sent all.
+func (s *Stream) finishedLocked() bool { return s.closing != nil && !s.gone && s.emptyLocked() }
+
+// finalLocked ends the stream and returns its last packet.
+func (s *Stream) finalLocked() outgoing {
+	o := outgoing{stream: s, payload: s.closing.append(nil), h: header{Stream: s.id, Seq: s.sendSeq, Type: TypeClose}}
+	s.sendSeq++
+	back := s.endLocked(closedHere("", ""))
+	if back > 0 { // a budget calls other connections, whose locks must not be taken under this one's
+		s.c.ended.Go(func() { s.c.opts.Budget.giveBack(back) })
+	}
+	return o
+}
+
+// endLocked ends the stream. It returns what goes back to the budget, once c.mu is released.
+func (s *Stream) endLocked(err error) (back int64) {
+	if s.gone {
+		return 0
+	}
+	s.gone, s.err = true, err
+	close(s.done)
+	if s.c.streams[s.id] == s {
+		delete(s.c.streams, s.id)
+		if !s.ours && s.id != 0 {
+			s.c.peerOpen--
+		}
+	}
+	for class := ClassOrder; class < classes; class++ {
+		out := &s.out[class]
+		for i := range out.queue {
+			out.queue[i].buf.Release()
+		}
+		out.queue, out.bytes = nil, 0
+	}
+	if giveUp := s.giveUp; giveUp != nil {
+		s.giveUp = nil
+		s.c.ended.Go(func() { giveUp() })
+	}
+	back, s.extra = s.extra, 0
+	return back
+}
+
+// dropInLocked drops what has arrived and is not received.
+func (s *Stream) dropInLocked() {
+	for class := ClassOrder; class < classes; class++ {
+		in := &s.in[class]
+		for _, r := range in.queue {
+			r.buf.Release()
+		}
+		in.queue = nil
+	}
+}
