@@ -41,7 +41,7 @@ func (m *memory) Node(_ context.Context, d digest.Digest) ([]byte, error) {
 }
 
 // check parses every node and holds every child against its parent.
-func (m *memory) check(t *testing.T) {
+func (m *memory) check(t testing.TB) {
 	t.Helper()
 	parsed := map[digest.Digest]*Node{}
 	for d, rec := range m.nodes {
