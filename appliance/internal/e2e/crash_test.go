@@ -43,7 +43,8 @@ func bulk(t *testing.T, dir string, files, size int, seed uint64) {
 // Every saveset that was reported must come back identical, the cut runs must
 // be errors with a reason, and the last run must reuse what had arrived.
 func killed(t *testing.T, times int, kill func(l *lab), revive func(ctx context.Context, l *lab) error) {
-	l := newLab(t)
+	// Small containers: what a cut run has sealed is what the next one reuses.
+	l := newLab(t, config("[store]\ncontainer_size = \"2MiB\"\n"))
 	source := l.task("crash")
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

@@ -116,6 +116,17 @@ func newLab(t *testing.T, change ...func(*harness.Options)) *lab {
 	return l
 }
 
+// config gives cofferd a configuration file.
+func config(text string) func(*harness.Options) {
+	return func(o *harness.Options) {
+		path := filepath.Join(filepath.Dir(o.Dir), "cofferd.toml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			panic(err) // the test's own scratch directory
+		}
+		o.Flags = append(o.Flags, "--config", path)
+	}
+}
+
 func (l *lab) stop() {
 	if l.agent != nil {
 		if err := l.agent.Stop(); err != nil {

@@ -79,11 +79,8 @@ func TestDiskFull(t *testing.T) {
 	}
 	for _, place := range places {
 		t.Run(place.name, func(t *testing.T) {
-			l := newLab(t, func(o *harness.Options) {
+			l := newLab(t, config("[store]\nreserve = \"1MiB\"\n"), func(o *harness.Options) {
 				o.Data = filepath.Join(filepath.Dir(o.Dir), "data")
-				conf := filepath.Join(filepath.Dir(o.Dir), "cofferd.toml")
-				write(t, conf, []byte("[store]\nreserve = \"1MiB\"\n"))
-				o.Flags = []string{"--config", conf}
 				tmpfs(t, filepath.Join(o.Data, place.dir), place.size)
 			})
 			source := l.task("full")

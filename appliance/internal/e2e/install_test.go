@@ -36,7 +36,7 @@ func TestInstall(t *testing.T) {
 		text := strings.ReplaceAll(read(t, path), "/usr/bin/", dest+"/usr/bin/")
 		checked := filepath.Join(t.TempDir(), unit+".service")
 		write(t, checked, []byte(text))
-		if out, err := exec.Command(verify, "verify", "--man=no", checked).CombinedOutput(); err != nil || strings.Contains(string(out), unit) {
+		if out, err := exec.Command(verify, "verify", checked).CombinedOutput(); err != nil || strings.Contains(string(out), unit) {
 			t.Errorf("systemd-analyze verify %s: %v: %s", unit, err, out)
 		}
 	}
