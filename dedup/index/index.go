@@ -1,2 +1,303 @@
 // Package index is the store's hint of where each chunk lies: a badger database, and the only package that knows badger.
+//
+// It maps the first 16 bytes of a digest to container and slot, and keeps a mark for each container whose rows were all
+// entered. It is a hint: a location counts only if its container is alive and the row has the full digest, and the whole
+// index can be dropped at any time and filled again from the containers' directories. It does not decide which container
+// is alive, and it never reads one.
+//
+// The directory holds META (this package's: whose index it is, and how it was left) and badger's files in db/. badger
+// opens its own files and stands outside package vfs. FORMAT.md has keys and values.
+//
+// badger writes through mmap, where a full disk is a SIGBUS that kills the process: every batch is refused while less
+// than the reserve is free. It ends the process or panics, also in goroutines of its own, when its files are damaged:
+// Open therefore tests the tables itself before badger may see them, briefly after a clean Close and block by block
+// after anything else. What still kills the process makes the next Open look closely.
 package index
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"coffer/dedup/container"
+	"coffer/dedup/digest"
+)
+
+// DefaultMemory is what Options.Memory means when it is 0.
+const DefaultMemory = 128 << 20
+
+// Options of Open. The zero value of each means its default.
+type Options struct {
+	// Memory is the anonymous memory to aim at, in bytes.
+	Memory int64
+	// Reserve is what must stay free in the file system of the index, in bytes, for badger to finish what it has begun.
+	// 0: DefaultReserve(Memory); negative: none.
+	Reserve int64
+	// Free returns the free bytes of the file system that holds a directory; nil: the system's own answer.
+	Free func(dir string) (int64, error)
+	// Store is the id of the store (its first domain) that the index belongs to: KindForeign when it is another one's.
+	Store  [16]byte
+	Logger *slog.Logger
+}
+
+// Loc is where a chunk lies. A hint: see the package.
+type Loc struct {
+	Container container.ID
+	Slot      uint32
+	Kind      container.Kind
+}
+
+// Index maps digests to locations. Safe for concurrent use.
+type Index struct {
+	dir     string
+	opts    Options
+	db      *badger.DB
+	lock    io.Closer
+	meta    meta
+	reading bool // opened for reading only: the disk was full
+
+	write sync.Mutex // one batch at a time: what it read is still so when it writes
+
+	mu      sync.Mutex // guards all below
+	users   sync.WaitGroup
+	closed  bool
+	suspect bool // damage was met: Close leaves the index to be tested at the next Open
+}
+
+// Lookup finds ds: found[i] tells whether locs[i] is set. Both slices have at least len(ds) elements. A digest that the
+// index does not have costs no disk access as a rule.
+func (x *Index) Lookup(ctx context.Context, ds []digest.Digest, locs []Loc, found []bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return x.use("look up", func() error {
+		return x.db.View(func(txn *badger.Txn) error { return lookup(txn, ds, locs, found) })
+	})
+}
+
+func lookup(txn *badger.Txn, ds []digest.Digest, locs []Loc, found []bool) error {
+	for i := range ds {
+		item, err := txn.Get(ds[i][:keySize])
+		found[i] = err == nil
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = item.Value(func(v []byte) (err error) {
+			locs[i], err = parseLoc(v)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PutContainer enters every row of a container and then its mark. The rows are synced on return; a mark that a crash
+// takes costs the entering anew. A digest that has a location already keeps it if keep says so, which nil always does.
+// Within a container the first row of a digest counts. KindNoSpace: nothing, or a part of the rows, was entered, and
+// the mark was not.
+func (x *Index) PutContainer(ctx context.Context, d *container.Directory, keep func(digest.Digest, Loc) bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return x.change("enter container", func() error {
+		rows, err := x.newRows(d, keep)
+		if err != nil {
+			return err
+		}
+		if err := x.putRows(d, rows); err != nil {
+			return err
+		}
+		return x.db.Update(func(txn *badger.Txn) error { return txn.Set(markKey(d.ID()), markValue(d)) })
+	})
+}
+
+// newRows returns the slots that are to be entered, by digest.
+func (x *Index) newRows(d *container.Directory, keep func(digest.Digest, Loc) bool) ([]uint32, error) {
+	ds := make([]digest.Digest, d.Rows())
+	slots := make([]uint32, len(ds))
+	for i := range ds {
+		ds[i], slots[i] = d.Digest(uint32(i)), uint32(i)
+	}
+	locs, found := make([]Loc, len(ds)), make([]bool, len(ds))
+	if err := x.db.View(func(txn *badger.Txn) error { return lookup(txn, ds, locs, found) }); err != nil {
+		return nil, err
+	}
+	slots = slices.DeleteFunc(slots, func(s uint32) bool {
+		return isMetaKey(ds[s][:keySize]) || (found[s] && (keep == nil || keep(ds[s], locs[s])))
+	})
+	slices.SortFunc(slots, func(a, b uint32) int {
+		if c := bytes.Compare(ds[a][:keySize], ds[b][:keySize]); c != 0 {
+			return c
+		}
+		return int(a) - int(b)
+	})
+	return slices.CompactFunc(slots, func(a, b uint32) bool {
+		return bytes.Equal(ds[a][:keySize], ds[b][:keySize])
+	}), nil
+}
+
+// putRows writes the rows in the order of their keys, and syncs.
+func (x *Index) putRows(d *container.Directory, slots []uint32) error {
+	if len(slots) == 0 {
+		return nil
+	}
+	wb := x.db.NewWriteBatch()
+	defer wb.Cancel()
+	mem := make([]byte, 0, len(slots)*(keySize+valueSize))
+	for _, s := range slots {
+		x := d.Digest(s)
+		start := len(mem)
+		mem = append(mem, x[:keySize]...)
+		mem = appendLoc(mem, Loc{Container: d.ID(), Slot: s, Kind: d.Kind()})
+		if err := wb.Set(mem[start:start+keySize:start+keySize], mem[start+keySize:]); err != nil {
+			return err
+		}
+	}
+	if err := wb.Flush(); err != nil {
+		return err
+	}
+	return x.db.Sync()
+}
+
+// DeleteIf removes the entries that still name the given places, and syncs. KindNoSpace.
+func (x *Index) DeleteIf(ctx context.Context, ds []digest.Digest, locs []Loc) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return x.change("delete", func() error {
+		now, found := make([]Loc, len(ds)), make([]bool, len(ds))
+		if err := x.db.View(func(txn *badger.Txn) error { return lookup(txn, ds, now, found) }); err != nil {
+			return err
+		}
+		wb := x.db.NewWriteBatch()
+		defer wb.Cancel()
+		for i := range ds {
+			if !found[i] || now[i] != locs[i] {
+				continue
+			}
+			if err := wb.Delete(bytes.Clone(ds[i][:keySize])); err != nil {
+				return err
+			}
+		}
+		if err := wb.Flush(); err != nil {
+			return err
+		}
+		return x.db.Sync()
+	})
+}
+
+// HasContainer tells whether a container was entered whole.
+func (x *Index) HasContainer(id container.ID) (has bool, err error) {
+	err = x.use("look up container", func() error {
+		return x.db.View(func(txn *badger.Txn) error {
+			_, err := txn.Get(markKey(id))
+			has = err == nil
+			if errors.Is(err, badger.ErrKeyNotFound) {
+				err = nil
+			}
+			return err
+		})
+	})
+	return has, err
+}
+
+// Containers yields the containers that were entered whole, in order of their ids. The index may be used and changed
+// meanwhile, but not closed.
+func (x *Index) Containers(ctx context.Context) iter.Seq2[container.ID, error] {
+	return func(yield func(container.ID, error) bool) {
+		var stop bool
+		err := x.use("list containers", func() error {
+			return x.db.View(func(txn *badger.Txn) error {
+				it := txn.NewIterator(badger.IteratorOptions{Prefix: markPrefix()})
+				defer it.Close()
+				for it.Rewind(); it.Valid() && !stop; it.Next() {
+					if err := ctx.Err(); err != nil {
+						return err
+					}
+					id, ok := parseMark(it.Item().Key())
+					if !ok {
+						return fmt.Errorf("%w: mark of %d bytes", errDamage, len(it.Item().Key()))
+					}
+					stop = !yield(id, nil)
+				}
+				return nil
+			})
+		})
+		if err != nil && !stop {
+			yield(0, err)
+		}
+	}
+}
+
+// ForgetContainer removes a container's mark, and syncs. Its rows stay; they are hints.
+func (x *Index) ForgetContainer(ctx context.Context, id container.ID) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return x.change("forget container", func() error {
+		if err := x.db.Update(func(txn *badger.Txn) error { return txn.Delete(markKey(id)) }); err != nil {
+			return err
+		}
+		return x.db.Sync()
+	})
+}
+
+// Stats is what the index takes on disk.
+type Stats struct {
+	DiskBytes int64 // of tables; what badger has not yet written into one is not counted
+	Tables    int
+}
+
+// Stats returns sizes of this moment; all zero when the index is closed.
+func (x *Index) Stats() (s Stats) {
+	_ = x.use("stat", func() error {
+		for _, l := range x.db.Levels() {
+			s.DiskBytes += l.Size
+			s.Tables += l.NumTables
+		}
+		return nil
+	})
+	return s
+}
+
+// use runs f unless the index is closed, and turns errors and panics of badger into this package's.
+func (x *Index) use(op string, f func() error) error {
+	x.mu.Lock()
+	if x.closed {
+		x.mu.Unlock()
+		return &Error{Op: op, Kind: KindClosed, Err: errClosed}
+	}
+	x.users.Add(1)
+	x.mu.Unlock()
+	defer x.users.Done()
+	err := classify(op, guard(f))
+	if IsDamage(err) {
+		x.mu.Lock()
+		x.suspect = true
+		x.mu.Unlock()
+	}
+	return err
+}
+
+// change is use for what writes: one at a time, and only while there is room.
+func (x *Index) change(op string, f func() error) error {
+	x.write.Lock()
+	defer x.write.Unlock()
+	if err := x.CheckSpace(); err != nil {
+		return err
+	}
+	return x.use(op, f)
+}
