@@ -1,5 +1,5 @@
 // Package chunk owns how a byte stream is cut into chunks: the cutting parameters of a dedup domain and the
-// content-defined cutter (restic/chunker's Rabin fingerprints). It does not hash, compress or store.
+// content-defined cutter (the Rabin fingerprints of restic/chunker). It does not hash, compress or store.
 //
 // Two parties deduplicate against each other only when they cut with the same Params; the parameters are
 // therefore part of the domain and never change.
@@ -27,8 +27,10 @@ const (
 	SmallFile = 512 << 10
 )
 
-// polynomialDegree is the only degree restic/chunker's tables are made for.
-const polynomialDegree = 53
+const (
+	polynomialDegree = 53         // the largest whose fingerprint, moved on by a byte, fits in 64 bits
+	minMin           = 2 * window // least Params.Min: a chunk may only end where the window lies within it
+)
 
 // Params are the cutting parameters of a dedup domain.
 type Params struct {
@@ -56,8 +58,8 @@ func (p Params) Validate() error {
 	} else if !pol.Irreducible() {
 		errs = append(errs, errors.New("polynomial is not irreducible"))
 	}
-	if p.Min < 64 || p.Min > MaxChunk {
-		errs = append(errs, fmt.Errorf("minimum %d is not between 64 and %d bytes", p.Min, MaxChunk))
+	if p.Min < minMin || p.Min > MaxChunk {
+		errs = append(errs, fmt.Errorf("minimum %d is not between %d and %d bytes", p.Min, minMin, MaxChunk))
 	}
 	if p.Max < p.Min || p.Max > MaxChunk {
 		errs = append(errs, fmt.Errorf("maximum %d is not between the minimum and %d bytes", p.Max, MaxChunk))

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/iotest"
 
 	"coffer/dedup/chunk"
+
+	"github.com/restic/chunker"
 )
 
 // params are those of restic's own tests.
@@ -60,6 +63,45 @@ func TestGolden(t *testing.T) {
 	got := fmt.Sprint(cut(t, newCutter(t, params()), noise(16<<20)))
 	if want := "[684579 1968500 1607772 952831 951948 804488 2354884 1385590 4329859 594157 569099 573509]"; got != want {
 		t.Errorf("cuts %s, want %s", got, want)
+	}
+}
+
+// TestCutsLikeRestic holds the cutter against the library whose fingerprint it computes its own way.
+func TestCutsLikeRestic(t *testing.T) {
+	zeros := make([]byte, 5<<20)
+	text := bytes.Repeat([]byte("the quick brown fox jumps over the lazy dog\n"), 100_000)
+	for _, p := range []chunk.Params{
+		params(),
+		{Min: 128, Max: 1 << 20, AvgBits: 6},
+		{Min: 128, Max: 128, AvgBits: 20},
+		{Min: 1000, Max: 5000, AvgBits: 12},
+		{Min: 70_000, Max: 600_000, AvgBits: 16},
+		{Min: 600_000, Max: 600_001, AvgBits: 6},
+	} {
+		random, err := chunk.NewParams(rand.NewChaCha8([32]byte{byte(p.AvgBits)}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Polynomial = random.Polynomial
+		c := newCutter(t, p)
+		for name, data := range map[string][]byte{
+			"noise": noise(3<<20 + 17), "zeros": zeros, "text": text, "tiny": noise(100), "minimum": noise(p.Min), "maximum": noise(p.Max),
+			"more": noise(p.Max + 1), "block": noise(512 << 10), "nothing": nil,
+		} {
+			ref := chunker.NewWithBoundaries(bytes.NewReader(data), chunker.Pol(p.Polynomial), uint(p.Min), uint(p.Max))
+			ref.SetAverageBits(p.AvgBits)
+			var want []int
+			for {
+				ch, err := ref.Next(nil)
+				if err != nil {
+					break
+				}
+				want = append(want, int(ch.Length))
+			}
+			if got := cut(t, c, data); !slices.Equal(got, want) {
+				t.Errorf("%s, %+v: %d chunks, want %d", name, p, len(got), len(want))
+			}
+		}
 	}
 }
 
@@ -149,7 +191,7 @@ func TestValidate(t *testing.T) {
 		"no polynomial": func(p *chunk.Params) { p.Polynomial = 0 },
 		"reducible":     func(p *chunk.Params) { p.Polynomial = 1 << 53 },
 		"degree":        func(p *chunk.Params) { p.Polynomial |= 1 << 60 },
-		"small minimum": func(p *chunk.Params) { p.Min = 63 },
+		"small minimum": func(p *chunk.Params) { p.Min = 127 },
 		"large minimum": func(p *chunk.Params) { p.Min = chunk.MaxChunk + 1 },
 		"maximum":       func(p *chunk.Params) { p.Max = p.Min - 1 },
 		"large maximum": func(p *chunk.Params) { p.Max = chunk.MaxChunk + 1 },
@@ -170,16 +212,31 @@ func TestValidate(t *testing.T) {
 
 func BenchmarkCutter(b *testing.B) {
 	data := noise(32 << 20)
-	c := newCutter(b, params())
 	buf := make([]byte, 0, chunk.MaxChunk)
-	b.SetBytes(int64(len(data)))
-	b.ReportAllocs()
-	for b.Loop() {
-		c.Reset(bytes.NewReader(data))
-		for {
-			if _, err := c.Next(buf); err != nil {
-				break
+	p := params()
+	b.Run("ours", func(b *testing.B) {
+		c := newCutter(b, p)
+		b.SetBytes(int64(len(data)))
+		b.ReportAllocs()
+		for b.Loop() {
+			c.Reset(bytes.NewReader(data))
+			for {
+				if _, err := c.Next(buf); err != nil {
+					break
+				}
 			}
 		}
-	}
+	})
+	b.Run("restic", func(b *testing.B) {
+		c := chunker.New(nil, chunker.Pol(p.Polynomial))
+		b.SetBytes(int64(len(data)))
+		for b.Loop() {
+			c.Reset(bytes.NewReader(data), chunker.Pol(p.Polynomial))
+			for {
+				if _, err := c.Next(buf); err != nil {
+					break
+				}
+			}
+		}
+	})
 }
