@@ -167,8 +167,8 @@ func (c *dirCache) addRows(e *cachedDir, skip map[digest.Digest]struct{}) {
 			continue
 		}
 		k := rowKey(&d)
-		if old, ok := c.byRow[k]; ok && c.handles[old.handle].canonical && !e.canonical {
-			continue
+		if old, ok := c.byRow[k]; ok && (old.handle == e.handle || c.handles[old.handle].canonical && !e.canonical) {
+			continue // within a container the first row counts
 		}
 		c.byRow[k] = rowRef{e.handle, slot}
 	}

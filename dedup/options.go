@@ -62,7 +62,7 @@ func (o Options) Validate() error {
 	need(o.SpoolDir != "", "no spool directory")
 	need(o.IndexDir != "", "no index directory")
 	need(o.Key != nil, "no key source")
-	need(o.ContainerSize >= 0 && o.ContainerSize <= 1<<30, "container size out of range")
+	need(o.ContainerSize >= 0 && o.ContainerSize <= 256<<20, "container size out of range")
 	need(o.IndexMemory >= 0 && o.LocalityMemory >= 0 && o.FrameMemory >= 0 && o.NodeMemory >= 0, "negative memory budget")
 	if len(errs) == 0 {
 		return nil

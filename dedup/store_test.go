@@ -1,0 +1,591 @@
+package dedup
+
+import (
+	"bytes"
+	"errors"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"coffer/dedup/container"
+	"coffer/dedup/digest"
+	"coffer/dedup/frame"
+	"coffer/dedup/keys"
+	"coffer/dedup/recipe"
+	"coffer/dedup/vfs"
+)
+
+func fixedRand() *mathrand.Rand { return mathrand.New(mathrand.NewPCG(1, 2)) }
+
+// onEach runs a contract test on the file system in memory and on a real one.
+func onEach(t *testing.T, f func(t *testing.T, o Options)) {
+	t.Run("mem", func(t *testing.T) { f(t, memOptions(t)) })
+	t.Run("dir", func(t *testing.T) {
+		root := t.TempDir()
+		f(t, testOptions(t, vfs.OS(), root, filepath.Join(root, "index")))
+	})
+}
+
+func TestBackupReopenRead(t *testing.T) {
+	onEach(t, func(t *testing.T, o Options) {
+		s := mustCreate(t, o)
+		r := fixedRand()
+		first := randomTree(r, 120)
+		second := first.mutate(r)
+		m1 := mustBackup(t, s, first, 2)
+		m2, err := backup(t.Context(), s, second, 3, m1.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m2.Stored >= m1.Stored/2 || m2.New == 0 {
+			t.Errorf("second run stored %d after %d, new %d: it did not deduplicate", m2.Stored, m1.Stored, m2.New)
+		}
+		for range 2 {
+			mustCompare(t, s, m1.ID, first)
+			mustCompare(t, s, m2.ID, second)
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = mustOpen(t, o)
+		}
+		sets, err := s.Savesets(t.Context())
+		if err != nil || len(sets) != 2 || sets[0].ID != m1.ID || sets[1].Client != "web1" || string(sets[0].Meta) != `{"a":1}` {
+			t.Errorf("savesets %+v, %v", sets, err)
+		}
+		if sets[0].Stored != m1.Stored || !sets[0].Committed.Equal(m1.Committed) || sets[0].Root != m1.Root {
+			t.Errorf("manifest %+v read back as %+v", m1, sets[0])
+		}
+	})
+}
+
+func TestSecondFullStoresAlmostNothing(t *testing.T) {
+	s := mustCreate(t, memOptions(t))
+	tree := randomTree(fixedRand(), 100)
+	mustBackup(t, s, tree, 2)
+	m := mustBackup(t, s, tree, 2)
+	if m.New != 0 || m.Stored != 0 {
+		t.Errorf("the same tree again: new %d, stored %d", m.New, m.Stored)
+	}
+	mustCompare(t, s, m.ID, tree)
+	if st := s.Stats(); st.LocalityHits == 0 || st.Savesets != 2 || st.Runs != 0 || st.Views != 0 {
+		t.Errorf("stats %+v", st)
+	}
+}
+
+func TestCreateOpenErrors(t *testing.T) {
+	o := memOptions(t)
+	if _, err := Open(t.Context(), o); KindOf(err) != NotFound {
+		t.Errorf("open of nothing: %v", err)
+	}
+	s := mustCreate(t, o)
+	if _, err := Open(t.Context(), o); KindOf(err) != Locked {
+		t.Errorf("second open: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Create(t.Context(), o); KindOf(err) != Exists {
+		t.Errorf("create over a store: %v", err)
+	}
+	data, err := keys.NewKeyFile(bytes.NewReader(bytes.Repeat([]byte{9}, 256)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := o
+	if wrong.Key, err = keys.KeyFile(data); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), wrong); KindOf(err) != WrongKey {
+		t.Errorf("wrong key: %v", err)
+	}
+	if _, err := Open(t.Context(), Options{}); KindOf(err) != Invalid {
+		t.Errorf("no options: %v", err)
+	}
+	d := s.Domain()
+	s = mustOpen(t, o)
+	if s.Domain() != d {
+		t.Error("the domain changed")
+	}
+}
+
+func TestContainerIDsAreNeverReused(t *testing.T) {
+	o := memOptions(t)
+	r := fixedRand()
+	seen := make(map[container.ID]bool)
+	for i := range 3 {
+		var s *Store
+		if i == 0 {
+			s = mustCreate(t, o)
+		} else {
+			s = mustOpen(t, o)
+		}
+		mustBackup(t, s, randomTree(r, 20), 1)
+		n := 0
+		for id := range s.containers.m {
+			if id.Epoch() == s.epoch {
+				if seen[id] {
+					t.Errorf("%v twice", id)
+				}
+				seen[id], n = true, n+1
+			}
+		}
+		if n == 0 || s.epoch != uint32(i+1) {
+			t.Errorf("epoch %d with %d containers in open %d", s.epoch, n, i)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	s := mustCreate(t, memOptions(t))
+	ctx := t.Context()
+	run, err := s.Begin(ctx, RunOptions{ID: "hostile"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := run.Lane(LaneOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := s.Domain().Keys
+	data, node := digest.NewHasher(k.Data), digest.NewHasher(k.Node)
+	enc := frame.NewEncoder()
+	one := func(d digest.Digest, p []byte) frame.Frame {
+		return enc.Encode([]frame.Ref{{Digest: d, Length: uint32(len(p))}}, p, nil)
+	}
+	put := func(f frame.Frame) error { _, err := l.PutFrame(ctx, f); return err }
+
+	chunk := []byte("some bytes of a file")
+	wantKind(t, put(one(digest.Digest{1}, chunk)), WrongDigest)
+	wantKind(t, put(one(node.Sum(chunk), chunk)), WrongDigest)
+	bomb := enc.Encode([]frame.Ref{{Digest: data.Sum(make([]byte, 1<<20)), Length: 1 << 20}}, make([]byte, 1<<20), nil)
+	bomb.Refs[0].Length = 10
+	wantKind(t, put(bomb), BadFrame)
+	wantKind(t, put(frame.Frame{}), BadFrame)
+
+	nodeWith := func(kids ...recipe.Child) frame.Frame { return nodeFrame(t, enc, node, kids...) }
+	unknown := recipe.Child{Digest: digest.Digest{2}, Length: 20}
+	wantKind(t, run.PutNodes(ctx, nodeWith(unknown)), UnknownChild)
+	if err := put(one(data.Sum(chunk), chunk)); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, run.PutNodes(ctx, nodeWith(recipe.Child{Digest: data.Sum(chunk), Length: 21})), BadNode)
+	wantKind(t, run.PutNodes(ctx, one(node.Sum(chunk), chunk)), BadNode)
+	wantKind(t, run.PutNodes(ctx, one(data.Sum(chunk), chunk)), WrongDigest)
+	good := nodeWith(recipe.Child{Digest: data.Sum(chunk), Length: uint64(len(chunk))})
+	if err := run.PutNodes(ctx, good); err != nil {
+		t.Fatalf("the run does not go on after refusals: %v", err)
+	}
+	_, err = run.Commit(ctx, Draft{Root: recipe.Ref{Digest: data.Sum(chunk)}})
+	wantKind(t, err, UnknownChild)
+	wantKind(t, put(one(data.Sum(chunk), chunk)), Closed)
+	if st := run.Stats(); st.Chunks != 1 || st.Nodes != 1 {
+		t.Errorf("stats %+v", st)
+	}
+	if sets, _ := s.Savesets(ctx); len(sets) != 0 {
+		t.Errorf("%d savesets", len(sets))
+	}
+}
+
+// nodeFrame is a frame of one directory leaf whose files are the given chunks.
+func nodeFrame(t *testing.T, enc *frame.Encoder, h *digest.Hasher, kids ...recipe.Child) frame.Frame {
+	t.Helper()
+	var sink agent
+	b := recipe.NewDirBuilder(&sink, h)
+	for i, c := range kids {
+		e := recipe.Entry{Name: string(rune('a' + i)), Mode: recipe.ModeRegular, Size: c.Length, Content: recipe.Content{Kind: recipe.OneChunk, Digest: c.Digest}}
+		if err := b.Add(t.Context(), e, recipe.Totals{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var p frame.Packer
+	for _, n := range sink.nodes {
+		p.Add(n.d, n.rec)
+	}
+	return p.Encode(enc, nil)
+}
+
+func TestAbortKeepsWhatArrived(t *testing.T) {
+	s := mustCreate(t, memOptions(t))
+	ctx := t.Context()
+	tree := randomTree(fixedRand(), 60)
+	run, err := s.Begin(ctx, RunOptions{ID: "broken"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAgent(run, s, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.backup(ctx, tree); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Abort(ctx, "cancelled"); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Abort(ctx, "again"); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, run.Have(ctx, []digest.Digest{{}}, make([]bool, 1)), Closed)
+	if m := mustBackup(t, s, tree, 1); m.New != 0 {
+		t.Errorf("the next run stored %d bytes anew", m.New)
+	}
+	if n := s.containers.pinned(); n != 0 {
+		t.Errorf("%d containers are still pinned", n)
+	}
+}
+
+func TestDurableAcknowledgements(t *testing.T) {
+	s := mustCreate(t, memOptions(t))
+	ctx := t.Context()
+	run, err := s.Begin(ctx, RunOptions{ID: "r"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	acks := make(chan uint64, 64)
+	l, err := run.Lane(LaneOptions{Durable: func(seq uint64) { acks <- seq }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, enc, r := digest.NewHasher(s.Domain().Keys.Data), frame.NewEncoder(), fixedRand()
+	for i := range uint64(9) {
+		c := randomBytes(r, 60<<10)
+		seq, err := l.PutFrame(ctx, enc.Encode([]frame.Ref{{Digest: h.Sum(c), Length: uint32(len(c))}}, c, nil))
+		if err != nil || seq != i+1 {
+			t.Fatalf("put %d: sequence %d, %v", i, seq, err)
+		}
+	}
+	if err := l.Flush(ctx); err != nil || l.Durable() != 9 {
+		t.Fatalf("durable %d after flush, %v", l.Durable(), err)
+	}
+	if err := l.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Abort(ctx, "done"); err != nil {
+		t.Fatal(err)
+	}
+	close(acks)
+	last := uint64(0)
+	for seq := range acks {
+		if seq <= last {
+			t.Errorf("acknowledged %d after %d", seq, last)
+		}
+		last = seq
+	}
+	if last != 9 {
+		t.Errorf("last acknowledgement is %d", last)
+	}
+}
+
+func TestStates(t *testing.T) {
+	now := time.Date(2026, 11, 22, 2, 0, 0, 0, time.UTC)
+	o := memOptions(t)
+	o.Now = func() time.Time { return now }
+	s := mustCreate(t, o)
+	ctx := t.Context()
+	tree := randomTree(fixedRand(), 5)
+	m := mustBackup(t, s, tree, 1)
+	set := func(change func(*State)) error {
+		_, err := s.SetState(ctx, m.ID, func(st State) State { change(&st); return st })
+		return err
+	}
+	day := func(n int) time.Time { return now.AddDate(0, 0, n) }
+	for i, change := range []func(*State){
+		func(st *State) { st.EOL, st.Cause = day(30), "retention" },
+		func(st *State) { st.Locked = true },
+		func(st *State) { st.ImmutableUntil = day(10) },
+		func(st *State) { st.ImmutableUntil = day(12) },
+	} {
+		if err := set(change); err != nil {
+			t.Fatalf("change %d: %v", i, err)
+		}
+	}
+	wantKind(t, set(func(st *State) { st.ImmutableUntil = day(11) }), Immutable)
+	wantKind(t, set(func(st *State) { st.Deleted = true }), Immutable)
+	wantKind(t, set(func(st *State) { st.EOL = day(5) }), Immutable)
+	if err := set(func(st *State) { st.EOL = day(20) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, o)
+	got, err := s.Saveset(ctx, m.ID)
+	want := State{Number: 5, Time: now, EOL: day(20), Cause: "retention", Locked: true, ImmutableUntil: day(12)}
+	if err != nil || got.State != want {
+		t.Fatalf("state %+v, %v, want %+v", got.State, err, want)
+	}
+
+	now = day(12)
+	v, err := s.View(ctx, m.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, set(func(st *State) { st.Deleted = true }), InUse)
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := set(func(st *State) { st.Deleted = true }); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.View(ctx, m.ID)
+	wantKind(t, err, NotFound)
+	_, err = s.Begin(ctx, RunOptions{Parents: []SavesetID{m.ID}})
+	wantKind(t, err, NotFound)
+	wantKind(t, set(func(st *State) { st.Deleted = false }), Immutable)
+	if sets, _ := s.Savesets(ctx); len(sets) != 0 {
+		t.Errorf("%d savesets after the deletion", len(sets))
+	}
+}
+
+// A state that lowers immutable_until, written past the product's back with the right key, does not count.
+func TestForgedStateDoesNotCount(t *testing.T) {
+	o := memOptions(t)
+	s := mustCreate(t, o)
+	ctx := t.Context()
+	m := mustBackup(t, s, randomTree(fixedRand(), 3), 1)
+	until := time.Now().Add(time.Hour).UTC().Round(0)
+	if _, err := s.SetState(ctx, m.ID, func(st State) State { st.ImmutableUntil = until; return st }); err != nil {
+		t.Fatal(err)
+	}
+	forged := State{Number: 2, Time: time.Now().UTC(), Deleted: true}
+	if err := s.putObject(ctx, stateKind, stateName(m.ID, 2), forged.object(m.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, o)
+	got, err := s.Saveset(ctx, m.ID)
+	if err != nil || got.State.Deleted || !got.State.ImmutableUntil.Equal(until) {
+		t.Fatalf("state %+v, %v", got.State, err)
+	}
+	next, err := s.SetState(ctx, m.ID, func(st State) State { st.Cause = "x"; return st })
+	if err != nil || next.Number != 3 {
+		t.Fatalf("next state %+v, %v", next, err)
+	}
+}
+
+func TestNewerFormatIsRefusedByName(t *testing.T) {
+	o := memOptions(t)
+	s := mustCreate(t, o)
+	obj := map[string]any{"version": 2, "id": "x"}
+	if err := s.putObject(t.Context(), manifestKind, manifestName(SavesetID{1}), obj); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), o); KindOf(err) != NewerFormat {
+		t.Errorf("open: %v", err)
+	}
+}
+
+func TestPinsAndCondemn(t *testing.T) {
+	s := mustCreate(t, memOptions(t))
+	ctx := t.Context()
+	tree := testTree{"d/f": {[]byte("hello, neighbour")}}
+	mustBackup(t, s, tree, 1)
+	h := digest.NewHasher(s.Domain().Keys.Data)
+	ds := []digest.Digest{h.Sum([]byte("hello, neighbour"))}
+	places, err := s.locate(ctx, ds)
+	if err != nil || places[0].dir == nil {
+		t.Fatal("chunk is not found", err)
+	}
+	id := places[0].dir.ID()
+	have := func(r *Run) bool {
+		out := make([]bool, 1)
+		if err := r.Have(ctx, ds, out); err != nil {
+			t.Fatal(err)
+		}
+		return out[0]
+	}
+	first, _ := s.Begin(ctx, RunOptions{ID: "first"})
+	if !have(first) {
+		t.Fatal("the chunk is missing")
+	}
+	wantKind(t, s.Condemn(id), InUse)
+	if err := first.Abort(ctx, "done"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Condemn(id); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, s.Condemn(id), InUse)
+	second, _ := s.Begin(ctx, RunOptions{ID: "second"})
+	if have(second) {
+		t.Error("a condemned container is had")
+	}
+	// What is stored again while the old copy is condemned becomes the copy that counts.
+	m, err := backupInto(ctx, s, second, tree, 1)
+	if err != nil || m.New == 0 {
+		t.Fatal("backup beside a condemned container:", m.New, err)
+	}
+	if places, _ := s.locate(ctx, ds); places[0].dir == nil || places[0].dir.ID() == id {
+		t.Error("the index still names the condemned copy")
+	}
+	s.Reprieve(id)
+	if err := s.Condemn(id); err != nil {
+		t.Error(err)
+	}
+	wantKind(t, s.Condemn(container.MakeID(9, 9)), NotFound)
+}
+
+func (s *containerSet) pinned() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.m {
+		if c.pins > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// Of pin and condemn exactly one wins, whatever the order.
+func TestPinRacesCondemn(t *testing.T) {
+	for range 200 {
+		set := newContainerSet()
+		set.add(1, 10, 0)
+		p := newPinSet(set)
+		won := make(chan bool, 2)
+		go func() { won <- set.condemn(1) }()
+		go func() { won <- p.pin(1) }()
+		if a, b := <-won, <-won; a == b {
+			t.Fatal("both won or both lost")
+		}
+	}
+}
+
+func TestIndexLostBehindAheadCorrupt(t *testing.T) {
+	o := memOptions(t)
+	s := mustCreate(t, o)
+	r := fixedRand()
+	first := randomTree(r, 60)
+	m1 := mustBackup(t, s, first, 2)
+	closed := func() {
+		t.Helper()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closed()
+	old := filepath.Join(t.TempDir(), "old")
+	copyDir(t, o.IndexDir, old)
+	before := o.FS.(*vfs.Mem).Crash(vfs.CrashOptions{})
+	s = mustOpen(t, o)
+	second := first.mutate(r)
+	m2 := mustBackup(t, s, second, 2)
+	check := func(name string, o Options, whole bool) {
+		t.Helper()
+		s = mustOpen(t, o)
+		mustCompare(t, s, m1.ID, first)
+		if whole {
+			mustCompare(t, s, m2.ID, second)
+			if m := mustBackup(t, s, second, 1); m.New != 0 {
+				t.Errorf("%s: %d bytes are not found", name, m.New)
+			}
+		} else {
+			m := mustBackup(t, s, second, 1)
+			mustCompare(t, s, m.ID, second)
+		}
+		closed()
+	}
+	closed()
+	check("as it is", o, true)
+	if err := os.RemoveAll(o.IndexDir); err != nil {
+		t.Fatal(err)
+	}
+	check("lost", o, true)
+	behind := o
+	behind.IndexDir = old
+	check("behind", behind, true)
+	for _, f := range must(filepath.Glob(filepath.Join(o.IndexDir, "db", "*"))) {
+		if err := os.WriteFile(f, []byte("garbage"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("corrupt", o, true)
+	ahead := testOptions(t, before, "/", o.IndexDir)
+	check("ahead", ahead, false)
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func TestSpoolLeftoversAreCleared(t *testing.T) {
+	o := memOptions(t)
+	s := mustCreate(t, o)
+	run, err := s.Begin(t.Context(), RunOptions{ID: "dies"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAgent(run, s, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.sendData(t.Context(), randomTree(fixedRand(), 10)); err != nil {
+		t.Fatal(err)
+	}
+	o2 := testOptions(t, o.FS.(*vfs.Mem).Crash(vfs.CrashOptions{Data: vfs.Kept, Entries: vfs.Kept}), "/", filepath.Join(t.TempDir(), "i"))
+	spool := func() int { return len(must(o2.FS.List("/spool"))) }
+	if spool() < 3 {
+		t.Fatalf("%d files in the spool, want some of the broken run", spool())
+	}
+	mustOpen(t, o2)
+	if spool() != 1 {
+		t.Errorf("spool: %v", must(o2.FS.List("/spool")))
+	}
+}
+
+func TestFencing(t *testing.T) {
+	o := memOptions(t)
+	s := mustCreate(t, o)
+	e := epochObject{objectVersion, s.epoch + 1, "another writer", time.Now()}
+	if err := s.putObject(t.Context(), epochKind, epochName(e.Epoch), e); err != nil {
+		t.Fatal(err)
+	}
+	_, err := backup(t.Context(), s, randomTree(fixedRand(), 3), 1)
+	wantKind(t, err, Locked)
+}
+
+func TestClosed(t *testing.T) {
+	s := mustCreate(t, memOptions(t))
+	ctx := t.Context()
+	tree := randomTree(fixedRand(), 4)
+	m := mustBackup(t, s, tree, 1)
+	v, err := s.View(ctx, m.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := s.Begin(ctx, RunOptions{ID: "open"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, run.Have(ctx, nil, nil), Closed)
+	_, err = v.Node(ctx, m.Root.Digest)
+	wantKind(t, err, Closed)
+	_, err = s.Begin(ctx, RunOptions{})
+	wantKind(t, err, Closed)
+	_, err = s.View(ctx, m.ID)
+	wantKind(t, err, Closed)
+	_, err = s.Savesets(ctx)
+	wantKind(t, err, Closed)
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
