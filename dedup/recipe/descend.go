@@ -77,11 +77,14 @@ func (d *descent) branch(b *branch) (level int, more bool, err error) {
 			return 0, false, err
 		}
 		if more {
-			return int(top.level) - 1, true, nil
+			return d.below(), true, nil
 		}
 		d.inner = d.inner[:len(d.inner)-1]
 	}
 	return 0, false, nil
 }
+
+// below returns the level of the children of the lowest open node.
+func (d *descent) below() int { return int(d.inner[len(d.inner)-1].level) - 1 }
 
 func (d *descent) reset() { d.inner = d.inner[:0] }

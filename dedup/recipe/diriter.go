@@ -112,11 +112,11 @@ func (it *DirIter) seek(ctx context.Context, name string) error {
 		return err
 	}
 	for len(it.d.inner) > 0 && !it.leafy {
-		b, level, err := it.d.seekName(name)
+		b, _, err := it.d.seekName(name)
 		if err != nil {
 			return err
 		}
-		if err := it.enter(ctx, b.digest, level, &b.totals); err != nil {
+		if err := it.enter(ctx, b.digest, it.d.below(), &b.totals); err != nil {
 			return err
 		}
 	}
@@ -144,10 +144,10 @@ func (it *DirIter) leafAfter(name string) error {
 	return nil
 }
 
-// seekName moves the lowest open inner node behind the branch in which name would be, and returns it.
-func (d *descent) seekName(name string) (branch, int, error) {
+// seekName moves the lowest open inner node behind the branch in which name would be. It returns that branch, and how
+// many entries lie in those before it.
+func (d *descent) seekName(name string) (found branch, passed uint64, err error) {
 	top := &d.inner[len(d.inner)-1]
-	var found branch
 	if more, err := top.next(&found); err != nil || !more {
 		return found, 0, orMalformed(err)
 	}
@@ -160,8 +160,9 @@ func (d *descent) seekName(name string) (branch, int, error) {
 		}
 		if !more || string(b.first) > name {
 			*top = was
-			return found, int(top.level) - 1, nil
+			return found, passed, nil
 		}
+		passed += found.totals.Entries
 		found = b
 	}
 }
@@ -178,39 +179,6 @@ func orMalformed(err error) error {
 // one path; errors.Is(err, ErrNotFound) where there is no such name. The values of xattrs are parts of the source's
 // record.
 func Lookup(ctx context.Context, src Source, dir digest.Digest, name string) (Entry, Totals, error) {
-	d := descent{src: src, kind: DirLeaf}
-	p, leaf, err := d.open(ctx, dir, anyLevel, nil)
-	for err == nil && !leaf {
-		var b branch
-		var level int
-		if b, level, err = d.seekName(name); err == nil {
-			p, leaf, err = d.open(ctx, b.digest, level, &b.totals)
-		}
-	}
-	if err != nil {
-		return Entry{}, Totals{}, err
-	}
-	return lookupLeaf(&p, name)
-}
-
-func lookupLeaf(p *clearPart, name string) (Entry, Totals, error) {
-	r := newEntryReader(p)
-	var e Entry
-	var below Totals
-	for r.more() {
-		was := r
-		if err := r.next(&e, &below); err != nil {
-			return Entry{}, Totals{}, err
-		}
-		if string(r.name) < name {
-			continue
-		}
-		if string(r.name) > name {
-			break
-		}
-		was.quick = false
-		err := was.next(&e, &below)
-		return e, below, err
-	}
-	return Entry{}, Totals{}, ErrNotFound
+	e, below, _, err := LookupRank(ctx, src, dir, name)
+	return e, below, err
 }

@@ -92,9 +92,9 @@ func LookupRank(ctx context.Context, src Source, dir digest.Digest, name string)
 	for err == nil && !leaf {
 		var b branch
 		var passed uint64
-		if b, passed, err = d.rankName(name); err == nil {
+		if b, passed, err = d.seekName(name); err == nil {
 			rank += passed
-			p, leaf, err = d.open(ctx, b.digest, int(d.inner[len(d.inner)-1].level)-1, &b.totals)
+			p, leaf, err = d.open(ctx, b.digest, d.below(), &b.totals)
 		}
 	}
 	if err != nil {
@@ -103,27 +103,7 @@ func LookupRank(ctx context.Context, src Source, dir digest.Digest, name string)
 	return rankLeaf(&p, name, rank)
 }
 
-// rankName returns the branch of the lowest open inner node in which name would be, and how many entries lie in those
-// before it.
-func (d *descent) rankName(name string) (found branch, passed uint64, err error) {
-	top := &d.inner[len(d.inner)-1]
-	if more, err := top.next(&found); err != nil || !more {
-		return found, 0, orMalformed(err)
-	}
-	for {
-		var b branch
-		more, err := top.next(&b)
-		if err != nil {
-			return found, 0, err
-		}
-		if !more || string(b.first) > name {
-			return found, passed, nil
-		}
-		passed += found.totals.Entries
-		found = b
-	}
-}
-
+// rankLeaf looks for name in a leaf whose first entry has this rank.
 func rankLeaf(p *clearPart, name string, rank uint64) (Entry, Totals, uint64, error) {
 	r := newEntryReader(p)
 	var e Entry
