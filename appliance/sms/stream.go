@@ -285,3 +285,8 @@ func (in *inbox) begin(h header) error {
 	in.rest, in.arriving = h.Rest, true
 	return nil
 }
+
+// SendSized is Send for a message whose encoding is known to be size bytes long: its buffer is pooled.
+func (s *Stream) SendSized(ctx context.Context, m Message, size int) error {
+	return s.SendBuffer(ctx, m.Type(), encode(m, size))
+}

@@ -1,0 +1,201 @@
+package ingest
+
+import (
+	"context"
+	"slices"
+
+	"coffer/appliance/sms"
+	"coffer/dedup"
+	"coffer/dedup/digest"
+	"coffer/dedup/frame"
+)
+
+const (
+	maxFetchPlain = 40 << 20 // plain bytes that one request may name: the agent's limit and one chunk more
+	framesAhead   = 4        // frames read from the store before they can be sent
+)
+
+// chunkSender answers fetches of a restore on a lane.
+type chunkSender struct {
+	run *Run
+	st  *sms.Stream
+	cut *cutter
+}
+
+func newChunkSender(r *Run, st *sms.Stream) *chunkSender { return &chunkSender{run: r, st: st} }
+
+// answer answers one request: the frames in the order of storage, then the end. A fetch that is refused does not end the
+// run.
+func (c *chunkSender) answer(ctx context.Context, m *sms.Received) error {
+	var req sms.Fetch
+	if err := m.Decode(&req); err != nil {
+		return err
+	}
+	err := c.send(ctx, &req)
+	end := sms.Fetched{ID: req.ID}
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		e := wireError(err)
+		end.Code, end.Message = e.Code, e.Message
+		c.run.refuse("chunks", e)
+	}
+	return c.st.Send(ctx, &end)
+}
+
+func (c *chunkSender) send(ctx context.Context, req *sms.Fetch) error {
+	wanted, err := c.resolve(ctx, req)
+	if err != nil {
+		return err
+	}
+	plan, err := c.run.opts.View.Plan(ctx, wanted)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	frames := make(chan frameOrError, framesAhead-1)
+	go c.read(ctx, plan, frames)
+	defer func() {
+		cancel()
+		for range frames { // until the reader is gone
+		}
+	}()
+	for i := 0; i < len(plan); i++ {
+		f, ok := <-frames
+		if !ok {
+			return ctx.Err()
+		}
+		if f.err != nil {
+			return f.err
+		}
+		part, err := c.only(f.frame, wanted, plan[i].Want)
+		if err != nil {
+			return err
+		}
+		if err := sendFrame(ctx, c.st, req.ID, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type frameOrError struct {
+	frame frame.Frame
+	err   error
+}
+
+// read reads the planned frames ahead of their sending.
+func (c *chunkSender) read(ctx context.Context, plan []dedup.PlanItem, frames chan<- frameOrError) {
+	defer close(frames)
+	for i := range plan {
+		f, err := c.run.opts.View.Frame(ctx, plan[i].Loc)
+		select {
+		case frames <- frameOrError{f, err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// resolve finds the digests of the chunks asked for, each once. INVARIANT: all are children of nodes that were shown.
+func (c *chunkSender) resolve(ctx context.Context, req *sms.Fetch) ([]digest.Digest, error) {
+	if c.run.opts.Store != nil || c.run.opts.View == nil {
+		return nil, sms.Errorf(sms.CodeNotShown, "only a restore run may fetch chunks")
+	}
+	var wanted []digest.Digest
+	seen := map[digest.Digest]struct{}{}
+	plain := uint64(0)
+	for _, it := range req.Items {
+		all, err := c.run.children(ctx, it.Node)
+		if err != nil {
+			return nil, err
+		}
+		for _, at := range it.Ranges {
+			children, err := pick(all, it.Node, at)
+			if err != nil {
+				return nil, err
+			}
+			for _, ch := range children {
+				if _, twice := seen[ch.Digest]; ch.Node || twice {
+					continue
+				}
+				seen[ch.Digest] = struct{}{}
+				wanted = append(wanted, ch.Digest)
+				if plain += ch.Length; plain > maxFetchPlain {
+					return nil, sms.Errorf(sms.CodeProtocol, "fetch of more than %d bytes at once", maxFetchPlain)
+				}
+			}
+		}
+	}
+	return wanted, nil
+}
+
+// only returns a frame that holds nothing but what was asked for. A frame that was stored for another saveset, or another
+// client, may hold chunks that this agent was never shown; then the wanted ones are put into a frame of their own.
+func (c *chunkSender) only(f frame.Frame, wanted []digest.Digest, want []int) (frame.Frame, error) {
+	if inOrder(f.Refs, wanted, want) {
+		return f, nil
+	}
+	set := make(map[digest.Digest]struct{}, len(want))
+	for _, i := range want {
+		set[wanted[i]] = struct{}{}
+	}
+	asked := func(r frame.Ref) bool { _, ok := set[r.Digest]; return ok }
+	if !slices.ContainsFunc(f.Refs, func(r frame.Ref) bool { return !asked(r) }) {
+		return f, nil
+	}
+	if c.cut == nil {
+		c.cut = &cutter{dec: frame.NewDecoder(), enc: frame.NewEncoder()}
+	}
+	return c.cut.cut(f, asked)
+}
+
+// inOrder reports whether the wanted chunks are those of the frame, one by one: the usual case, found without a map.
+func inOrder(refs []frame.Ref, wanted []digest.Digest, want []int) bool {
+	if len(refs) != len(want) {
+		return false
+	}
+	for i := range refs {
+		if refs[i].Digest != wanted[want[i]] {
+			return false
+		}
+	}
+	return true
+}
+
+// cutter takes chunks out of frames; its memory is used again.
+type cutter struct {
+	dec   *frame.Decoder
+	enc   *frame.Encoder
+	plain []byte
+	out   []byte
+	part  []byte
+}
+
+// cut returns a frame of the chunks that keep selects. It is valid until the next cut.
+func (k *cutter) cut(f frame.Frame, keep func(frame.Ref) bool) (frame.Frame, error) {
+	plain, err := k.dec.Decode(f, k.plain[:0])
+	if err != nil {
+		return frame.Frame{}, err
+	}
+	k.plain = plain
+	k.part = k.part[:0]
+	var refs []frame.Ref
+	for _, r := range f.Refs {
+		if keep(r) {
+			refs = append(refs, r)
+			k.part = append(k.part, plain[:r.Length]...)
+		}
+		plain = plain[r.Length:]
+	}
+	if len(refs) == 0 {
+		return frame.Frame{}, sms.Errorf(sms.CodeStore, "a planned frame does not hold the chunk that it was planned for")
+	}
+	out := k.enc.Encode(refs, k.part, k.out)
+	k.out = out.Stored
+	return out, nil
+}
