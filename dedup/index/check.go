@@ -13,6 +13,10 @@ import (
 	"github.com/dgraph-io/ristretto/v2/z"
 )
 
+// alwaysFull is the size of all tables up to which every Open reads them whole, about a second's work: a damaged block
+// is no error to badger's lookup, it just is not there.
+const alwaysFull = 512 << 20
+
 // checkTables tests badger's tables as badger would when it opens them, but where a panic can be caught; full tests the
 // checksum of every block, too. dir may be missing.
 func checkTables(dir string, full bool) error {
@@ -20,6 +24,13 @@ func checkTables(dir string, full bool) error {
 	if err != nil {
 		return err
 	}
+	total := int64(0)
+	for _, name := range names {
+		if st, err := os.Stat(name); err == nil {
+			total += st.Size()
+		}
+	}
+	full = full || total <= alwaysFull
 	for _, name := range names {
 		if err := guard(func() error { return checkTable(name, full) }); err != nil {
 			return fmt.Errorf("table %s: %w", filepath.Base(name), err)

@@ -10,8 +10,8 @@
 //
 // badger writes through mmap, where a full disk is a SIGBUS that kills the process: every batch is refused while less
 // than the reserve is free. It ends the process or panics, also in goroutines of its own, when its files are damaged:
-// Open therefore tests the tables itself before badger may see them, briefly after a clean Close and block by block
-// after anything else. What still kills the process makes the next Open look closely.
+// Open therefore tests the tables itself before badger may see them: block by block while they are small, and after
+// anything but a clean Close; else briefly. What still kills the process makes the next Open look closely.
 package index
 
 import (
@@ -255,6 +255,14 @@ func (x *Index) ForgetContainer(ctx context.Context, id container.ID) error {
 	})
 }
 
+// Suspect makes the next Open test every block of the tables, however large they are. It is for who finds by another way
+// that the index lacks what it must have: a damaged block of a table is no error to a lookup.
+func (x *Index) Suspect() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.suspect = true
+}
+
 // Stats is what the index takes on disk.
 type Stats struct {
 	DiskBytes int64 // of tables; what badger has not yet written into one is not counted
@@ -285,9 +293,7 @@ func (x *Index) use(op string, f func() error) error {
 	defer x.users.Done()
 	err := classify(op, guard(f))
 	if IsDamage(err) {
-		x.mu.Lock()
-		x.suspect = true
-		x.mu.Unlock()
+		x.Suspect()
 	}
 	return err
 }
