@@ -6,7 +6,7 @@ import (
 	"coffer/dedup/recipe"
 )
 
-const eMLinkLoop = unix.ELOOP
+const errIsLink = unix.ELOOP // what O_NOFOLLOW answers
 
 func (s *Stat) fill(raw *unix.Stat_t) {
 	*s = Stat{

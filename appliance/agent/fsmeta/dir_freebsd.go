@@ -6,7 +6,7 @@ import (
 	"coffer/dedup/recipe"
 )
 
-const eMLinkLoop = unix.EMLINK // what O_NOFOLLOW answers here
+const errIsLink = unix.EMLINK // what O_NOFOLLOW answers
 
 func (s *Stat) fill(raw *unix.Stat_t) {
 	*s = Stat{

@@ -17,7 +17,8 @@ import (
 const (
 	oNoATime      = unix.O_NOATIME
 	atNoAutomount = unix.AT_NO_AUTOMOUNT
-	eMLinkLoop    = unix.ELOOP
+	errIsLink     = unix.ELOOP // what O_NOFOLLOW answers
+	errNoAttr     = unix.ENODATA
 )
 
 func (s *Stat) fill(raw *unix.Stat_t) {

@@ -192,11 +192,15 @@ func (f File) NextData(off, size int64) (start, end int64, err error) {
 
 // errnoErr gives the errors that callers ask for a common name; others stay as they are.
 func errnoErr(err error) error {
+	if err == nil {
+		return nil
+	}
+	if err == errIsLink {
+		return fmt.Errorf("%w: %w", ErrLink, err)
+	}
 	switch err {
 	case unix.ENOTDIR:
 		return fmt.Errorf("%w: %w", ErrNotDir, err)
-	case unix.ELOOP, eMLinkLoop:
-		return fmt.Errorf("%w: %w", ErrLink, err)
 	case unix.EOPNOTSUPP, unix.ENOSYS, unix.ENOTTY:
 		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}

@@ -1,0 +1,172 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"coffer/appliance/agent/filter"
+	"coffer/appliance/agent/report"
+	"coffer/appliance/agent/scan"
+	"coffer/appliance/agent/uplink"
+	"coffer/appliance/sms"
+	"coffer/dedup/digest"
+	"coffer/dedup/recipe"
+)
+
+// Options of a backup run. Run is needed.
+type Options struct {
+	Order  sms.BackupOrder
+	Run    uplink.Run
+	Logger *slog.Logger     // nil: silent
+	Now    func() time.Time // the client's clock; nil: time.Now
+	// Readers and Senders are how many goroutines read and compress; 0 means as the processors allow.
+	Readers, Senders int
+}
+
+// Codes of a failed run, for sms.Outcome; the same as report has, and these.
+const (
+	CodeSourceMissing = "source_missing"
+	CodeBadOrder      = "bad_order"
+	CodeCommand       = "command_failed"
+)
+
+// Margin is how much older than the start of the parent's run a file must be to be taken over unread: clocks of file
+// systems tick in steps (FAT: 2 s), and a file may change again within one.
+const margin = 2 * time.Second
+
+// Run does what the order says and commits. Its error is a *report.Error or the ctx's; the run is then not over: the
+// caller tells the appliance.
+func Run(ctx context.Context, opts Options) (sms.CommitResult, error) {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	j := newJob(opts)
+	stop := j.rep.Start(ctx)
+	defer stop()
+	switch opts.Order.TaskType {
+	case sms.TaskPath, "":
+		return j.path(ctx)
+	case sms.TaskStream:
+		return j.stream(ctx)
+	}
+	return sms.CommitResult{}, report.Errorf(CodeBadOrder, "this agent knows no task type %q", opts.Order.TaskType)
+}
+
+// job is one run in work.
+type job struct {
+	opts    Options
+	run     uplink.Run
+	rep     *report.Reporter
+	started time.Time
+	keys    digest.Keys
+	bufs    *buffers
+
+	queue chan *batch  // planner to builder, in the order of the tree
+	reads chan *batch  // planner to readers
+	sends chan *parcel // readers to senders
+}
+
+func newJob(opts Options) *job {
+	procs := processors()
+	if opts.Readers == 0 {
+		opts.Readers = procs + 2 // some wait for the disk
+	}
+	if opts.Senders == 0 {
+		opts.Senders = procs
+	}
+	return &job{
+		opts: opts, run: opts.Run, rep: report.New(opts.Run, opts.Logger), started: opts.Now(),
+		keys: opts.Run.Domain().Keys, bufs: newBuffers(opts.Readers, opts.Senders),
+		queue: make(chan *batch, 64), reads: make(chan *batch, opts.Readers), sends: make(chan *parcel, opts.Senders),
+	}
+}
+
+// lanes is how many lanes the run uses.
+func (j *job) lanes() int { return max(1, min(j.opts.Senders, j.run.MaxLanes())) }
+
+// path backs up directory trees.
+func (j *job) path(ctx context.Context) (sms.CommitResult, error) {
+	exclude, err := filter.New(j.opts.Order.Excludes)
+	if err != nil {
+		return sms.CommitResult{}, report.Errorf(CodeBadOrder, "excludes: %w", err)
+	}
+	var sources []string
+	for _, p := range j.opts.Order.Sources {
+		sources = append(sources, string(p))
+	}
+	sc, err := scan.New(scan.Options{
+		Sources: sources, Exclude: exclude, OneFileSystem: j.opts.Order.OneFileSystem,
+		Warn: func(path string, err error) { j.rep.Warn("unreadable", path, err) },
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return sms.CommitResult{}, &report.Error{Code: CodeSourceMissing, Err: err}
+	}
+	if err != nil {
+		return sms.CommitResult{}, &report.Error{Code: CodeBadOrder, Err: err}
+	}
+	defer sc.Close()
+	root, side, err := j.work(ctx, sc)
+	if err != nil {
+		return sms.CommitResult{}, err
+	}
+	return j.commit(ctx, root, side, sc.Sources(ctx))
+}
+
+// work runs the pipeline to its end.
+func (j *job) work(ctx context.Context, sc *scan.Scanner) (root, side recipe.Ref, err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(j.queue)
+		defer close(j.reads)
+		return newPlanner(j).run(ctx, sc)
+	})
+	j.readers(ctx, g)
+	j.senders(ctx, g)
+	g.Go(func() (err error) {
+		root, side, err = newBuilder(j).run(ctx)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return root, side, fmt.Errorf("back up: %w", err)
+	}
+	return root, side, nil
+}
+
+// readers starts the readers; when all are done nothing is left to send.
+func (j *job) readers(ctx context.Context, g *errgroup.Group) {
+	g.Go(func() error {
+		defer close(j.sends)
+		readers, ctx := errgroup.WithContext(ctx)
+		for i := range j.opts.Readers {
+			readers.Go(func() error { return newReader(j, i).run(ctx) })
+		}
+		return readers.Wait()
+	})
+}
+
+func (j *job) senders(ctx context.Context, g *errgroup.Group) {
+	for i := range j.opts.Senders {
+		g.Go(func() error { return newSender(j, i).run(ctx) })
+	}
+}
+
+func (j *job) commit(ctx context.Context, root, side recipe.Ref, sourceID string) (sms.CommitResult, error) {
+	j.rep.Phase(sms.PhaseFinishing)
+	res, err := j.run.Commit(ctx, sms.Commit{
+		Root: root, Side: side, SourceID: sourceID,
+		Started: j.started, Finished: j.opts.Now(), Counters: j.rep.Counters(),
+	})
+	if err != nil {
+		return res, fmt.Errorf("commit: %w", err)
+	}
+	return res, nil
+}

@@ -1,5 +1,0 @@
-package fsmeta
-
-import "golang.org/x/sys/unix"
-
-const errNoAttr = unix.ENODATA
