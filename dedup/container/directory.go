@@ -1,6 +1,7 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -39,19 +40,30 @@ func newDirectory(h header, dir []byte, size int64) (*Directory, error) {
 	return d, nil
 }
 
-// buildTable fills the hash table to two thirds. Digests are uniform already: 8 bytes of them, scaled, are the hash.
+// buildTable fills the hash table to two thirds. Digests are uniform already: four bytes of them, scaled, are the hash.
+// Only the first row of a digest is entered, so that a container full of one chunk costs no more than another.
 func (d *Directory) buildTable() {
 	n := d.Rows()
 	d.table = make([]uint32, n+n/2+1)
 	for slot := range uint32(n) {
-		i := d.bucket(d.rowDigest(slot))
-		for d.table[i] != 0 {
-			if i++; i == len(d.table) {
-				i = 0
-			}
+		if i, found := d.probe(d.rowDigest(slot)); !found {
+			d.table[i] = slot + 1
 		}
-		d.table[i] = slot + 1
 	}
+}
+
+// probe returns the place of a digest in the table, or the free place where it belongs.
+func (d *Directory) probe(x []byte) (i int, found bool) {
+	i = d.bucket(x)
+	for d.table[i] != 0 {
+		if bytes.Equal(d.rowDigest(d.table[i]-1), x) {
+			return i, true
+		}
+		if i++; i == len(d.table) {
+			i = 0
+		}
+	}
+	return i, false
 }
 
 func (d *Directory) bucket(x []byte) int {
@@ -62,17 +74,11 @@ func (d *Directory) rowDigest(slot uint32) []byte { return d.rows[int(slot)*rowS
 
 // Lookup finds the slot of a chunk, the first one if the container has it twice.
 func (d *Directory) Lookup(x digest.Digest) (slot uint32, ok bool) {
-	i := d.bucket(x[:])
-	for d.table[i] != 0 {
-		slot := d.table[i] - 1
-		if digest.Digest(d.rowDigest(slot)) == x {
-			return slot, true
-		}
-		if i++; i == len(d.table) {
-			i = 0
-		}
+	i, ok := d.probe(x[:])
+	if !ok {
+		return 0, false
 	}
-	return 0, false
+	return d.table[i] - 1, true
 }
 
 // ID returns the container's id.

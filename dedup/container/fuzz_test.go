@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"testing"
 
@@ -110,6 +111,9 @@ func BenchmarkWrite(b *testing.B) {
 			if w, err = NewWriter(s.fs, s.spool+h.ID.String(), h); err != nil {
 				b.Fatal(err)
 			}
+		}
+		for i := range f.Refs {
+			le.PutUint64(f.Refs[i].Digest[8:], rand.Uint64())
 		}
 		if _, err := w.Append(f); err != nil {
 			b.Fatal(err)

@@ -27,8 +27,8 @@ func verify(ctx context.Context, b blob.Store, id ID) error {
 		return err
 	}
 	h := blake3.New()
-	buf := make([]byte, verifyRead)
 	end := ft.size - footerSize + footerHashed
+	buf := make([]byte, min(end, verifyRead))
 	for off := int64(0); off < end; {
 		p := buf[:min(end-off, verifyRead)]
 		if err := readRange(ctx, b, id, p, off); err != nil {
