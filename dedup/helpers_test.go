@@ -19,9 +19,11 @@ import (
 	"coffer/dedup/blob"
 	"coffer/dedup/digest"
 	"coffer/dedup/frame"
+	"coffer/dedup/index"
 	"coffer/dedup/keys"
 	"coffer/dedup/recipe"
 	"coffer/dedup/vfs"
+	"coffer/dedup/vfs/errorfs"
 )
 
 // testKey is one key file for all stores of a test run: making one costs nothing, but crash clones need the same.
@@ -42,6 +44,12 @@ func testKey(t testing.TB) keys.Source {
 func testOptions(t testing.TB, fsys vfs.FS, root, indexDir string) Options {
 	t.Helper()
 	b, err := blob.OpenDir(fsys, path.Join(root, "store"))
+	for range 3 {
+		if !errors.Is(err, errorfs.ErrInjected) {
+			break
+		}
+		b, err = blob.OpenDir(fsys, path.Join(root, "store")) // its faults are the blob package's to test
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -447,6 +455,17 @@ func copyDir(t testing.TB, from, to string) {
 		t.Fatal(err)
 	}
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newEmptyIndex(t testing.TB, dir string, store digest.DomainID) {
+	t.Helper()
+	x, err := index.Open(dir, index.Options{Memory: 8 << 20, Reserve: -1, Store: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
