@@ -42,7 +42,7 @@ demo: build ## the main job on real data: back up, change, back up, mount, resto
 	@CGO_ENABLED=0 $(GO) build -o $(BIN)/coffer-demo ./appliance/internal/demo
 	@$(BIN)/coffer-demo --bin $(BIN) --source '$(DIR)' $(if $(KEEP),--keep)
 
-test: deps-test lint cross test-race test-plain ## the whole test suite (root; needs /dev/fuse)
+test: deps-test test-race test-plain ## the whole test suite (root; needs /dev/fuse)
 
 test-race: go
 	COFFER_REQUIRE_LAB=1 COFFER_REQUIRE_FUSE=1 CGO_ENABLED=1 $(GO) test -race -p 2 -timeout 10m $(RACE)

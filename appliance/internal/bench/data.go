@@ -32,7 +32,7 @@ func kernelTrees(ctx context.Context, dir string) (first, next string, err error
 		}
 	}
 	if len(versions) == 0 {
-		return "", "", fmt.Errorf("Debian's archive offers no linux-source-6.1: run apt-get update")
+		return "", "", fmt.Errorf("no linux-source-6.1 in the package lists: run apt-get update")
 	}
 	if err := unpackKernel(ctx, dir, versions[len(versions)-1], first); err != nil {
 		return "", "", err
