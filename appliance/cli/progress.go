@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"coffer/api"
+)
+
+// plainEvery is how often a run shows a line where there is no terminal.
+const plainEvery = 10 * time.Second
+
+// progress shows a run while it works: a bar on terminals, lines otherwise, nothing with --json into a pipe.
+type progress interface {
+	event(api.Event)
+	done()
+}
+
+func (a *app) progress(r api.Run) progress {
+	switch {
+	case a.Terminal:
+		return newBar(a, r)
+	case a.json:
+		return silent{}
+	}
+	return &lines{a: a, last: time.Now()}
+}
+
+type silent struct{}
+
+func (silent) event(api.Event) {}
+func (silent) done()           {}
+
+// lines shows warnings as they come, and the counters now and then.
+type lines struct {
+	a     *app
+	last  time.Time
+	begun bool
+}
+
+func (l *lines) event(e api.Event) {
+	if e.Notice != nil && e.Notice.Severity != api.SeverityInfo {
+		l.a.note("%s", l.a.noticeLine(*e.Notice))
+	}
+	if e.Run == nil || e.Run.State.Final() {
+		return
+	}
+	switch {
+	case !l.begun:
+		l.begun = true
+		l.a.note("%s: run %s is %s", title(*e.Run), e.Run.ID, e.Run.State)
+	case time.Since(l.last) >= plainEvery:
+		l.last = time.Now()
+		p := e.Run.Progress
+		l.a.note("%s: %s entries, %s%s", title(*e.Run), count(p.Entries), size(p.Bytes), percent(p))
+	}
+}
+
+func (l *lines) done() {}
+
+// percent shows how far a run is, where that is known.
+func percent(p api.Progress) string {
+	if p.BytesTotal <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d %%)", min(100, 100*p.Bytes/p.BytesTotal))
+}
+
+// bar is one line that moves, by mpb.
+type bar struct {
+	a     *app
+	run   atomic.Pointer[api.Run]
+	start time.Time
+	box   *mpb.Progress
+	line  *mpb.Bar
+}
+
+func newBar(a *app, r api.Run) *bar {
+	b := &bar{a: a, start: time.Now(), box: mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(72), mpb.WithRefreshRate(150*time.Millisecond), mpb.WithAutoRefresh())}
+	b.run.Store(&r)
+	b.line = b.box.New(1, mpb.BarStyle().Lbound("").Rbound("").Filler("━").Tip("━").Padding("·"),
+		mpb.BarRemoveOnComplete(), mpb.BarWidth(24),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return title(*b.run.Load()) + " " })),
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return b.counters() })))
+	return b
+}
+
+// counters is the text after the bar.
+func (b *bar) counters() string {
+	r := b.run.Load()
+	p := r.Progress
+	if r.State == api.RunQueued {
+		return " queued"
+	}
+	elapsed := time.Since(b.start)
+	rate := ""
+	if elapsed > time.Second {
+		rate = fmt.Sprintf("  %s/s", size(int64(float64(p.Bytes)/elapsed.Seconds())))
+	}
+	return fmt.Sprintf(" %s entries  %s%s%s  %s", count(p.Entries), size(p.Bytes), percent(p), rate, span(elapsed))
+}
+
+func (b *bar) event(e api.Event) {
+	if e.Notice != nil && e.Notice.Severity != api.SeverityInfo {
+		_, _ = fmt.Fprintln(b.box, b.a.noticeLine(*e.Notice)) // above the bar; a terminal that is gone needs nothing
+	}
+	if e.Run == nil {
+		return
+	}
+	b.run.Store(e.Run)
+	done, total := e.Run.Progress.Bytes, e.Run.Progress.BytesTotal
+	if total <= 0 {
+		done, total = e.Run.Progress.Entries, e.Run.Progress.EntriesTotal
+	}
+	total = max(total, done+1, 1) // the bar is full when the run has ended, not before
+	b.line.SetTotal(total, false)
+	b.line.SetCurrent(done)
+}
+
+func (b *bar) done() {
+	b.line.Abort(true)
+	b.box.Wait()
+}
