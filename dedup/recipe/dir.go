@@ -39,9 +39,7 @@ func (b *DirBuilder) Add(ctx context.Context, e Entry, below Totals) error {
 	if totals.tooBig() {
 		return fail(TooLong, "%q makes totals of %d, %d", e.Name, totals.Entries, totals.Bytes)
 	}
-	if !p.tryEntry(&e, below) {
-		return fail(TooLong, "%q takes more than %d bytes", e.Name, MaxEntry)
-	}
+	p.addEntry(&e, below)
 	if p.items == 0 {
 		p.first, p.key = e.Name, nameKey(e.Name)
 	}
@@ -51,17 +49,6 @@ func (b *DirBuilder) Add(ctx context.Context, e Entry, below Totals) error {
 		return nil
 	}
 	return b.a.added(ctx, 0, nameKey(e.Name))
-}
-
-// tryEntry adds an entry unless it exceeds MaxEntry.
-func (p *pending) tryEntry(e *Entry, below Totals) bool {
-	digests, lengths, body, size := p.digests, p.lengths, p.body, p.size()
-	p.addEntry(e, below)
-	if p.size()-size > MaxEntry {
-		p.digests, p.lengths, p.body = digests, lengths, body
-		return false
-	}
-	return true
 }
 
 // totals returns what the entry and all below it add to the totals of its directory.

@@ -267,6 +267,9 @@ func TestRefusedEntryChangesNothing(t *testing.T) {
 			if err := b.Add(t.Context(), c.e, Totals{}); !errors.As(err, &typed) || typed.Kind != c.kind {
 				t.Fatalf("got %v, want kind %v", err, c.kind)
 			}
+			if err := c.e.Validate(); (err == nil) != (c.kind == BadOrder || c.e.IsDir()) {
+				t.Errorf("Validate: %v", err)
+			}
 			mustAdd(t, b, file("z", 2))
 			if ref, err := b.Finish(t.Context()); err != nil || ref != want {
 				t.Errorf("directory changed: %v, %v", ref, err)

@@ -1,6 +1,10 @@
 package recipe
 
-import "strings"
+import (
+	"strings"
+
+	"coffer/dedup/digest"
+)
 
 // CheckName reports whether name can be the name of an entry: 1 to MaxName bytes, neither "." nor "..", with no
 // '/' and no NUL. The error is an *Error of kind BadName.
@@ -53,20 +57,22 @@ func isDevice(mode uint32) bool {
 	return mode&ModeType == ModeBlock || mode&ModeType == ModeChar
 }
 
-// check reports what of e contradicts the format or itself.
-func (e *Entry) check(below Totals) error {
+// Validate reports what DirBuilder.Add would refuse of e itself; only its place among its neighbours and the totals
+// are left to Add. A directory may be without its content yet. The error is an *Error of kind BadName, BadEntry or
+// TooLong.
+func (e *Entry) Validate() error {
 	if err := CheckName(e.Name); err != nil {
 		return err
 	}
-	switch {
-	case !typeOK(e.Mode):
+	if !typeOK(e.Mode) {
 		return fail(BadEntry, "%q has mode 0%o", e.Name, e.Mode)
-	case !contentOK(e.Mode, e.Content.Kind):
-		return fail(BadEntry, "%q with mode 0%o has %v as its content", e.Name, e.Mode, e.Content.Kind)
-	case (e.Content.Kind == NoContent) != e.Content.Digest.IsZero():
-		return fail(BadEntry, "%q has %v with digest %v", e.Name, e.Content.Kind, e.Content.Digest)
-	case !e.sizeOK():
-		return fail(BadEntry, "%q with mode 0%o and %v has size %d", e.Name, e.Mode, e.Content.Kind, e.Size)
+	}
+	if !e.IsDir() || e.Content != (Content{}) {
+		if err := e.checkContent(); err != nil {
+			return err
+		}
+	}
+	switch {
 	case e.MTime.Nsec >= 1e9:
 		return fail(BadEntry, "%q has %d nanoseconds", e.Name, e.MTime.Nsec)
 	case e.Rdev != 0 && !isDevice(e.Mode):
@@ -75,10 +81,34 @@ func (e *Entry) check(below Totals) error {
 		return fail(BadEntry, "%q with mode 0%o has target %q", e.Name, e.Mode, e.Target)
 	case len(e.Target) > MaxTarget || strings.IndexByte(e.Target, 0) >= 0:
 		return fail(BadEntry, "%q has a target of %d bytes that is too long or has NUL in it", e.Name, len(e.Target))
-	case e.Content.Kind == DirTree && (below.Entries > MaxTotal || below.Bytes > MaxTotal):
-		return fail(TooLong, "%q has totals %d, %d", e.Name, below.Entries, below.Bytes)
 	}
 	return e.checkXattrs()
+}
+
+// check is Validate, and that a directory is complete.
+func (e *Entry) check(below Totals) error {
+	if err := e.Validate(); err != nil {
+		return err
+	}
+	if !e.IsDir() {
+		return nil
+	}
+	if below.tooBig() {
+		return fail(TooLong, "%q has totals %d, %d", e.Name, below.Entries, below.Bytes)
+	}
+	return e.checkContent()
+}
+
+func (e *Entry) checkContent() error {
+	switch {
+	case !contentOK(e.Mode, e.Content.Kind):
+		return fail(BadEntry, "%q with mode 0%o has %v as its content", e.Name, e.Mode, e.Content.Kind)
+	case (e.Content.Kind == NoContent) != e.Content.Digest.IsZero():
+		return fail(BadEntry, "%q has %v with digest %v", e.Name, e.Content.Kind, e.Content.Digest)
+	case !e.sizeOK():
+		return fail(BadEntry, "%q with mode 0%o and %v has size %d", e.Name, e.Mode, e.Content.Kind, e.Size)
+	}
+	return nil
 }
 
 func (e *Entry) sizeOK() bool {
@@ -91,12 +121,17 @@ func (e *Entry) sizeOK() bool {
 	return e.Size == 0
 }
 
+// xattrOverhead is the most bytes that an xattr takes beside its name and value: lengths, and the child of its chunk.
+const xattrOverhead = 2 + 2 + digest.Size + 4
+
 func (e *Entry) checkXattrs() error {
 	if len(e.Xattrs) > MaxXattrs {
 		return fail(TooLong, "%q has %d xattrs", e.Name, len(e.Xattrs))
 	}
+	size := 0
 	for i := range e.Xattrs {
 		x := &e.Xattrs[i]
+		size += len(x.Name) + len(x.Value) + xattrOverhead
 		switch {
 		case x.Name == "" || len(x.Name) > MaxName || strings.IndexByte(x.Name, 0) >= 0:
 			return fail(BadEntry, "%q has an xattr named %q", e.Name, x.Name)
@@ -108,6 +143,9 @@ func (e *Entry) checkXattrs() error {
 		case !x.Chunk.IsZero() && (x.Size == 0 || x.Size > MaxChunkLen || len(x.Value) != 0):
 			return fail(BadEntry, "%q has xattr %q in a chunk of %d bytes", e.Name, x.Name, x.Size)
 		}
+	}
+	if size > MaxXattrBytes {
+		return fail(TooLong, "%q has xattrs of %d bytes outside of chunks", e.Name, size)
 	}
 	return nil
 }

@@ -19,7 +19,10 @@ const (
 	MaxTarget   = 64 << 10 // bytes of a symlink's target
 	MaxXattrs   = 16384    // extended attributes of an entry
 	MaxInline   = 4096     // bytes of an xattr's value that lie in the node; longer ones lie in a chunk
-	MaxEntry    = 512 << 10
+
+	// MaxXattrBytes bounds the names and inline values of an entry's xattrs together, with 40 bytes more for each. Who
+	// has more puts values into chunks, however short.
+	MaxXattrBytes = 512 << 10
 )
 
 // Kind is what a node describes. Part of the format. The numbers from 16 are reserved for images.
