@@ -18,7 +18,6 @@ type DirIter struct {
 	opened bool   // the root was read
 	first  []byte // what the parent says is the next leaf's first name
 	last   string // name returned last
-	after  string // SeekAfter's name, while entries may have to be passed over
 	err    error
 }
 

@@ -9,7 +9,9 @@ import (
 var ErrNotFound = errors.New("not found")
 
 // SkipDir is returned by Walk's function to leave a directory out.
-var SkipDir = errors.New("skip this directory") //nolint:revive,errname // the name that io/fs has for it
+//
+//lint:ignore ST1012 the name that io/fs has for it
+var SkipDir = errors.New("skip this directory")
 
 // ErrorKind tells the errors of nodes apart.
 type ErrorKind uint8

@@ -153,12 +153,11 @@ func TestWalkFindsWhatDoesNotMatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	lying, _ := lie.Finish(t.Context())
-	swapped := buildDir(t, tr.m, nil)
 	b := NewDirBuilder(tr.m, testHasher())
 	if err := b.Add(t.Context(), dir("d", side), Totals{}); err != nil {
 		t.Fatal(err)
 	}
-	swapped, _ = b.Finish(t.Context())
+	swapped, _ := b.Finish(t.Context())
 	for name, c := range map[string]struct{ root, side Ref }{
 		"too few rows":  {root, short},
 		"too many rows": {root, long},
