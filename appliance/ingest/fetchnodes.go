@@ -12,7 +12,7 @@ import (
 
 const (
 	maxAhead     = 4 << 20 // bytes of read-ahead in one answer
-	maxNodeItems = 4096    // nodes named in one request
+	maxNodeItems = 4096    // nodes named in one request that are looked at
 
 	// compressFrom is the round trip from which nodes are compressed: in a local network that costs more time than the
 	// bytes would.
@@ -63,8 +63,8 @@ func (r *Run) refuse(what string, e *sms.Error) {
 // step is a node that the walk has yet to visit.
 type step struct {
 	d        digest.Digest
-	below    recipe.Kind // the parent's kind; 0 for a node that was asked for
-	required bool
+	required bool // the one node that is wanted
+	ahead    bool // not asked for by itself
 }
 
 // walk visits the nodes asked for and what lies below them, in tree order, as far as the request reaches.
@@ -99,7 +99,7 @@ func (n *nodeSender) walk(ctx context.Context, req *sms.FetchNodes) error {
 		ahead -= int64(len(rec))
 		for i := len(node.Children) - 1; i >= 0 && ahead > 0; i-- {
 			if c := &node.Children[i]; c.Node {
-				stack = append(stack, step{d: c.Digest, below: node.Kind})
+				stack = append(stack, step{d: c.Digest, ahead: true})
 			}
 		}
 	}
@@ -109,7 +109,7 @@ func (n *nodeSender) walk(ctx context.Context, req *sms.FetchNodes) error {
 // skips leaves the extents of large files out of a backup's read-ahead: it compares entries and takes over contents whole.
 func (n *nodeSender) skips(s step, k recipe.Kind) bool {
 	stream := k == recipe.StreamLeaf || k == recipe.StreamInner
-	return stream && n.run.opts.Store != nil && s.below != 0
+	return stream && n.run.opts.Store != nil && s.ahead
 }
 
 // resolve finds the nodes asked for, the last one first. INVARIANT: an agent sees the roots that its order named and
@@ -122,10 +122,10 @@ func (n *nodeSender) resolve(ctx context.Context, req *sms.FetchNodes) ([]step, 
 			return nil, err
 		}
 		for _, d := range ds {
-			steps = append(steps, step{d: d, required: len(steps) == 0})
+			steps = append(steps, step{d: d, required: len(steps) == 0, ahead: len(steps) > 0})
 		}
 		if len(steps) > maxNodeItems {
-			return nil, sms.Errorf(sms.CodeProtocol, "fetch of more than %d nodes", maxNodeItems)
+			break // the others are read-ahead, and beyond what it reaches
 		}
 	}
 	if len(steps) == 0 {
