@@ -231,8 +231,8 @@ func TestSavesets(t *testing.T) {
 	if found, err = c.SavesetsByPrefix(ctx, "0"); err != nil || len(found) != 2 {
 		t.Errorf("ambiguous prefix: %d, %v", len(found), err)
 	}
-	must(t, c.SetSavesetState(ctx, s.ID, SavesetState{Number: 2, EOL: ck.now(), Cause: "newer"}))
-	must(t, c.SetSavesetState(ctx, s.ID, SavesetState{Number: 1, Cause: "older"}))
+	must(t, c.SetSavesetStates(ctx, map[string]SavesetState{s.ID: {Number: 2, EOL: ck.now(), Cause: "newer"}}, AuditEntry{Action: "saveset.eol"}))
+	must(t, c.SetSavesetStates(ctx, map[string]SavesetState{s.ID: {Number: 1, Cause: "older"}}))
 	got, err := c.Saveset(ctx, s.ID)
 	must(t, err)
 	if got.EOLCause != "newer" {

@@ -85,11 +85,20 @@ type SavesetState struct {
 	ImmutableUntil, DeletedAt time.Time
 }
 
-// SetSavesetState keeps a state that the store has made durable; an older one than the catalog's is left out.
-func (c *Catalog) SetSavesetState(ctx context.Context, id string, s SavesetState) error {
-	return c.exec(ctx, "set state of saveset "+id, nil, `UPDATE savesets SET state_number = ?, eol = ?, eol_cause = ?, locked = ?,
-		immutable_until = ?, deleted_at = ? WHERE id = ? AND state_number <= ?`,
-		s.Number, microsOrNull(s.EOL), s.Cause, s.Locked, microsOrNull(s.ImmutableUntil), microsOrNull(s.DeletedAt), id, s.Number)
+// SetSavesetStates keeps states that the store has made durable, with the audit entries of their changes, in one step.
+// A state that is older than the catalog's is left out.
+func (c *Catalog) SetSavesetStates(ctx context.Context, states map[string]SavesetState, audit ...AuditEntry) error {
+	return c.write(ctx, "set states of savesets", func(tx *sql.Tx) error {
+		for id, s := range states {
+			_, err := tx.ExecContext(ctx, `UPDATE savesets SET state_number = ?, eol = ?, eol_cause = ?, locked = ?,
+				immutable_until = ?, deleted_at = ? WHERE id = ? AND state_number <= ?`,
+				s.Number, microsOrNull(s.EOL), s.Cause, s.Locked, microsOrNull(s.ImmutableUntil), microsOrNull(s.DeletedAt), id, s.Number)
+			if err != nil {
+				return err
+			}
+		}
+		return c.addAudit(ctx, tx, audit...)
+	})
 }
 
 // MarkSavesetsGone marks savesets deleted whose manifests the store does not have any more.

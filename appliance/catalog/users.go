@@ -173,13 +173,23 @@ type AuditEntry struct {
 	OK                                   bool
 }
 
-// AddAudit appends to the audit log; the id is set here, the time where it is zero.
-func (c *Catalog) AddAudit(ctx context.Context, e AuditEntry) error {
-	if e.Time.IsZero() {
-		e.Time = c.opts.Now()
+// AddAudit appends to the audit log; ids are set here, times where they are zero.
+func (c *Catalog) AddAudit(ctx context.Context, entries ...AuditEntry) error {
+	return c.write(ctx, "append to the audit log", func(tx *sql.Tx) error { return c.addAudit(ctx, tx, entries...) })
+}
+
+func (c *Catalog) addAudit(ctx context.Context, tx *sql.Tx, entries ...AuditEntry) error {
+	for _, e := range entries {
+		if e.Time.IsZero() {
+			e.Time = c.opts.Now()
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO audit (time, user, remote, action, object, ok, detail) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			micros(e.Time), e.User, e.Remote, e.Action, e.Object, e.OK, e.Detail)
+		if err != nil {
+			return err
+		}
 	}
-	return c.exec(ctx, "audit "+e.Action, nil, `INSERT INTO audit (time, user, remote, action, object, ok, detail) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		micros(e.Time), e.User, e.Remote, e.Action, e.Object, e.OK, e.Detail)
+	return nil
 }
 
 // AuditFilter selects audit entries; zero fields select all.
