@@ -17,7 +17,7 @@ type audited interface {
 
 // record writes an operation that has been done, or has failed, to the audit log.
 func (s *Server) record(ctx context.Context, op operation, in any, failure error) error {
-	if op.audit == "" || api.CodeOf(failure) == api.CodeTooManyLogins {
+	if op.audit == "" || failure != nil && problemOf(failure).Code == api.CodeTooManyLogins {
 		return nil
 	}
 	caller := callerOf(ctx)

@@ -71,7 +71,7 @@ func permit(op operation, id api.Identity) error {
 			WithHint("change it with 'coffer passwd'")
 	}
 	if !op.allows(id.User.Role) {
-		return api.Errorf(api.CodeForbidden, "role %s may not do this: %s", id.User.Role, lowerFirst(op.summary)).
+		return api.Errorf(api.CodeForbidden, "role %s may not do this (%s)", id.User.Role, lowerFirst(op.summary)).
 			WithHint("roles that may: %s", roleList(op.roles))
 	}
 	return nil

@@ -99,7 +99,6 @@ func documentConfig() huma.Config {
 					"bearer": {Type: "http", Scheme: "bearer", Description: "a session's token (login) or an API token"},
 				},
 			},
-			Servers: []*huma.Server{{URL: api.Prefix}},
 		},
 		Formats:                      map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
 		DefaultFormat:                "application/json",

@@ -35,7 +35,8 @@ type Backend struct {
 	log      []api.AuditEntry
 	mount    api.Mount
 	subs     map[chan api.Event]api.EventFilter
-	serial   int
+	serial   int // of sessions and tokens
+	runCount int
 
 	// Fail, when set, is returned by every call that changes something.
 	Fail error
@@ -88,8 +89,8 @@ func (b *Backend) user(name string, r api.Role, clients ...string) *account {
 // sample adds a saveset and the run that made it.
 func (b *Backend) sample(id, task string, l api.Level, at time.Time) {
 	t := b.tasks[task]
-	b.serial++
-	run := fmt.Sprintf("run-%04d", b.serial)
+	b.runCount++
+	run := fmt.Sprintf("run-%04d", b.runCount)
 	end := at.Add(95 * time.Second)
 	reason := "requested"
 	requested := l

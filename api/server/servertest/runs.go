@@ -134,23 +134,25 @@ func (b *Backend) StartBackup(ctx context.Context, r api.BackupRequest) (api.Run
 		return api.Run{}, api.Errorf(api.CodeClientOffline, "client db1 is offline; it was last seen at %s", Epoch.Format(time.RFC3339)).
 			WithHint("start coffer-agent on it, or see why it cannot reach the appliance")
 	}
-	return b.start(api.Run{Kind: api.RunBackup, Task: t.Name, Client: t.Client, LevelRequested: r.Level, LevelEffective: r.Level, LevelReason: "requested"}), b.Fail
+	return b.start(ctx, api.Run{Kind: api.RunBackup, Task: t.Name, Client: t.Client, LevelRequested: r.Level, LevelEffective: r.Level, LevelReason: "requested"}), b.Fail
 }
 
 // StartRestore starts a run that a test ends.
-func (b *Backend) StartRestore(_ context.Context, r api.RestoreRequest) (api.Run, error) {
+func (b *Backend) StartRestore(ctx context.Context, r api.RestoreRequest) (api.Run, error) {
 	b.mu.Lock()
 	b.Restores = append(b.Restores, r)
 	b.mu.Unlock()
-	return b.start(api.Run{Kind: api.RunRestore, Client: r.Client, Saveset: r.Saveset, Restore: &r}), b.Fail
+	return b.start(ctx, api.Run{Kind: api.RunRestore, Client: r.Client, Saveset: r.Saveset, Restore: &r}), b.Fail
 }
 
-func (b *Backend) start(r api.Run) api.Run {
+func (b *Backend) start(ctx context.Context, r api.Run) api.Run {
+	caller, _ := api.CallerFrom(ctx)
+	r.User = caller.User.Name
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.serial++
+	b.runCount++
 	at := Epoch.Add(48 * time.Hour)
-	r.ID, r.State, r.QueuedAt, r.StartedAt, r.User = fmt.Sprintf("run-%04d", b.serial), api.RunActive, at, &at, "root"
+	r.ID, r.State, r.QueuedAt, r.StartedAt = fmt.Sprintf("run-%04d", b.runCount), api.RunActive, at, &at
 	b.runs = append(b.runs, r)
 	b.publish(api.Event{Type: api.EventRun, Run: &r})
 	return r
@@ -279,7 +281,7 @@ func (b *Backend) CancelRun(ctx context.Context, id string) (api.Run, error) {
 	if r.State.Final() {
 		return r, api.Errorf(api.CodeConflict, "run %s has ended %s already", id, r.State)
 	}
-	b.End(id, api.RunCancelled, "cancelled by "+r.User)
+	b.End(id, api.RunCancelled, "cancelled by a user")
 	return b.Run(ctx, id)
 }
 
