@@ -17,9 +17,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Sink takes what Capture reads.
+type Sink interface {
+	recipe.Sink
+	// PutChunk keeps a chunk and returns its digest. b is valid only during the call.
+	PutChunk(ctx context.Context, b []byte) (digest.Digest, error)
+}
+
 // capturer builds the recipe of a real directory, as an agent does, but simply.
 type capturer struct {
-	sink  *Store
+	sink  Sink
 	h     *digest.Hasher
 	links map[[2]uint64]uint64
 }
@@ -29,10 +36,15 @@ const (
 	testSmall = 512 << 10
 )
 
-// Capture takes a directory into the store and returns its recipe, as an agent would have made it, metadata and holes
-// included. Needs root where the directory holds what others may not read.
+// Capture takes a directory into the store and returns its recipe.
 func (m *Store) Capture(ctx context.Context, dir string) (recipe.Ref, error) {
-	c := &capturer{sink: m, h: digest.NewHasher(digest.Derive(digest.DomainKey{1}).Node), links: map[[2]uint64]uint64{}}
+	return Capture(ctx, m, digest.NewHasher(digest.Derive(digest.DomainKey{1}).Node), dir)
+}
+
+// Capture reads a directory and returns its recipe, as an agent would have made it, metadata and holes included. h has
+// the key of nodes. Needs root where the directory holds what others may not read.
+func Capture(ctx context.Context, sink Sink, h *digest.Hasher, dir string) (recipe.Ref, error) {
+	c := &capturer{sink: sink, h: h, links: map[[2]uint64]uint64{}}
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return recipe.Ref{}, err
@@ -73,7 +85,7 @@ func (c *capturer) entry(ctx context.Context, dir int, name string) (e recipe.En
 	}
 	e = recipe.Entry{Name: name, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 		MTime: recipe.Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)}}
-	if e.Xattrs, err = c.xattrs(dir, name); err != nil {
+	if e.Xattrs, err = c.xattrs(ctx, dir, name); err != nil {
 		return e, below, err
 	}
 	if key := [2]uint64{st.Dev, st.Ino}; st.Nlink > 1 && !e.IsDir() {
@@ -111,7 +123,7 @@ func (c *capturer) entry(ctx context.Context, dir int, name string) (e recipe.En
 	return e, below, nil
 }
 
-func (c *capturer) xattrs(dir int, name string) (xs []recipe.Xattr, err error) {
+func (c *capturer) xattrs(ctx context.Context, dir int, name string) (xs []recipe.Xattr, err error) {
 	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -132,7 +144,11 @@ func (c *capturer) xattrs(dir int, name string) (xs []recipe.Xattr, err error) {
 		}
 		x := recipe.Xattr{Name: name, Value: bytes.Clone(value[:n])}
 		if n > 1000 {
-			x = recipe.Xattr{Name: name, Chunk: c.sink.put(value[:n]), Size: uint32(n)}
+			d, err := c.sink.PutChunk(ctx, value[:n])
+			if err != nil {
+				return nil, err
+			}
+			x = recipe.Xattr{Name: name, Chunk: d, Size: uint32(n)}
 		}
 		xs = append(xs, x)
 	}
@@ -175,13 +191,17 @@ func (c *capturer) data(ctx context.Context, b *recipe.StreamBuilder, fd int, fr
 	if to-from < testSmall {
 		piece = testSmall
 	}
-	buf := make([]byte, piece)
+	buf := make([]byte, min(piece, to-from))
 	for from < to {
 		n, err := unix.Pread(fd, buf[:min(piece, to-from)], from)
 		if err != nil {
 			return err
 		}
-		if err := b.Add(ctx, recipe.Extent{Length: uint64(n), Digest: c.sink.put(buf[:n])}); err != nil {
+		d, err := c.sink.PutChunk(ctx, buf[:n])
+		if err == nil {
+			err = b.Add(ctx, recipe.Extent{Length: uint64(n), Digest: d})
+		}
+		if err != nil {
 			return err
 		}
 		from += int64(n)

@@ -32,7 +32,10 @@ type Store struct {
 	Open, Opened, Ahead, Chunks atomic.Int64
 }
 
-var _ savesettree.Source = source{}
+var (
+	_ savesettree.Source = source{}
+	_ Sink               = (*Store)(nil)
+)
 
 // NewStore returns a store without savesets.
 func NewStore() *Store {
@@ -108,12 +111,13 @@ func (m *Store) PutNode(_ context.Context, d digest.Digest, rec []byte) error {
 	return nil
 }
 
-func (m *Store) put(b []byte) digest.Digest {
+// PutChunk implements Sink.
+func (m *Store) PutChunk(_ context.Context, b []byte) (digest.Digest, error) {
 	d := digest.Digest(sha256.Sum256(b))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.chunks[d] = bytes.Clone(b)
-	return d
+	return d, nil
 }
 
 // Add makes a saveset of a captured tree.
