@@ -87,7 +87,10 @@ func (c *Catalog) open(ctx context.Context) error {
 		return err
 	}
 	c.r.SetMaxOpenConns(readers)
-	return c.seed(ctx)
+	if err := c.seed(ctx); err != nil {
+		return err
+	}
+	return c.KeepBallast()
 }
 
 // dsn names the file with the pragmas of every connection.
@@ -109,11 +112,13 @@ func (c *Catalog) Close() error {
 	return c.fail("close", errors.Join(errs...))
 }
 
-// seed makes the rows that exist from the start.
+// seed makes the rows that exist from the start. A catalog that has them is opened on a full disk, too.
 func (c *Catalog) seed(ctx context.Context) error {
-	_, err := c.w.ExecContext(ctx, `INSERT INTO pools (name, retention_days, created_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
+	if _, err := c.Pool(ctx, DefaultPool); KindOf(err) != KindNotFound {
+		return err
+	}
+	return c.exec(ctx, "make the pool "+DefaultPool, nil, `INSERT INTO pools (name, retention_days, created_at) VALUES (?, ?, ?)`,
 		DefaultPool, DefaultRetentionDays, micros(c.opts.Now()))
-	return err
 }
 
 // migrate applies the pending migrations one by one, each after a copy of the database.
@@ -200,17 +205,21 @@ func syncPath(path string) error {
 	return err
 }
 
-// Check says whether the catalog can be written now: it writes and takes back a row.
-func (c *Catalog) Check(ctx context.Context) error {
-	return c.write(ctx, "check", func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO settings (key, value) VALUES ('check', ?) ON CONFLICT DO UPDATE SET value = excluded.value`,
-			c.opts.Now().UTC().Format(time.RFC3339))
-		return err
-	})
+// write runs f in a transaction that holds the write lock from its start. On a full disk it draws on the ballast and
+// tries once more.
+func (c *Catalog) write(ctx context.Context, op string, f func(*sql.Tx) error) error {
+	return c.writeAs(ctx, essential, op, f)
 }
 
-// write runs f in a transaction that holds the write lock from its start.
-func (c *Catalog) write(ctx context.Context, op string, f func(*sql.Tx) error) error {
+func (c *Catalog) writeAs(ctx context.Context, cl class, op string, f func(*sql.Tx) error) error {
+	err := c.writeOnce(ctx, op, f)
+	if cl == essential && KindOf(err) == KindNoSpace && c.dropBallast() {
+		err = c.writeOnce(ctx, op, f)
+	}
+	return err
+}
+
+func (c *Catalog) writeOnce(ctx context.Context, op string, f func(*sql.Tx) error) error {
 	tx, err := c.w.BeginTx(ctx, nil)
 	if err != nil {
 		return c.fail(op, err)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // clock is a time that tests move by hand.
@@ -371,8 +373,62 @@ func TestFullDiskIsNamedAndPasses(t *testing.T) {
 	if !strings.Contains(err.Error(), "no space left") {
 		t.Errorf("error does not tell of the full disk: %v", err)
 	}
+	if _, err := os.Stat(c.ballastPath()); err == nil {
+		t.Error("the reserve was not used")
+	}
 	limit(1 << 20)
 	must(t, c.AddAudit(ctx, AuditEntry{Action: "works again"}))
+	must(t, c.KeepBallast())
+	if info, err := os.Stat(c.ballastPath()); err != nil || info.Size() != ballastSize {
+		t.Errorf("the reserve did not come back: %v", err)
+	}
+}
+
+// A disk that is really full: backups are refused, what matters then is recorded from the reserve.
+func TestFullTmpfs(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small tmpfs needs root")
+	}
+	dir := t.TempDir()
+	must(t, unix.Mount("coffer-test", dir, "tmpfs", 0, "size=24m"))
+	defer func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) }()
+	c, err := Open(t.Context(), dir, Options{})
+	must(t, err)
+	filler := filepath.Join(dir, "filler")
+	f, err := os.Create(filler)
+	must(t, err)
+	for block := make([]byte, 4096); ; {
+		if _, err = f.Write(block); err != nil {
+			break
+		}
+	}
+	must(t, f.Close())
+	refused := false
+	for range 2000 {
+		if _, err = c.AddRun(t.Context(), Run{Kind: RunBackup, State: RunQueued, Request: []byte(strings.Repeat("x", 4000))}); err != nil {
+			wantKind(t, err, KindNoSpace)
+			refused = true
+			break
+		}
+	}
+	if !refused {
+		t.Fatal("a full disk takes any number of backups")
+	}
+	for range 20 {
+		r, err := c.AddRun(t.Context(), Run{Kind: RunRestore, State: RunQueued})
+		must(t, err)
+		r.State = RunSuccess
+		must(t, c.UpdateRun(t.Context(), r))
+		must(t, c.AddAudit(t.Context(), AuditEntry{Action: "restore"}))
+	}
+	must(t, c.Close())
+	c, err = Open(t.Context(), dir, Options{})
+	must(t, err)
+	must(t, os.Remove(filler))
+	must(t, c.KeepBallast())
+	_, err = c.AddRun(t.Context(), Run{Kind: RunBackup, State: RunQueued})
+	must(t, err)
+	must(t, c.Close())
 }
 
 func TestDamagedFileIsNamed(t *testing.T) {

@@ -20,5 +20,6 @@
 // # Errors
 //
 // Every method returns a *Error whose Kind tells what happened. A full disk is KindNoSpace; the catalog stays usable and
-// the next write works as soon as there is space.
+// the next write works as soon as there is space. A reserve of its own lets restores, logins and the audit log go on for a
+// while on a full disk; backups cannot draw on it.
 package catalog

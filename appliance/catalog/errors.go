@@ -48,7 +48,7 @@ type Error struct {
 func (e *Error) Error() string {
 	switch {
 	case e.Kind == KindNoSpace:
-		return fmt.Sprintf("catalog: %s: no space left on the disk of the catalog: %v", e.Op, e.Err)
+		return fmt.Sprintf("catalog: %s: no space left on its disk: %v", e.Op, e.Err)
 	case e.Err == nil:
 		return fmt.Sprintf("catalog: %s: %s", e.Op, e.Kind)
 	}

@@ -87,11 +87,15 @@ func scanRun(row scanner) (Run, error) {
 }
 
 // AddRun makes a run: its id and time of queueing are set here. Ids sort by the order of their making:
-// 20261122-021500-001 is the first run of that second, in UTC.
+// 20261122-021500-001 is the first run of that second, in UTC. A backup cannot draw on the ballast.
 func (c *Catalog) AddRun(ctx context.Context, r Run) (Run, error) {
 	now := c.opts.Now()
 	r.Queued = fromMicros(micros(now))
-	err := c.write(ctx, "add run", func(tx *sql.Tx) error {
+	cl := essential
+	if r.Kind == RunBackup {
+		cl = ordinary
+	}
+	err := c.writeAs(ctx, cl, "add run", func(tx *sql.Tx) error {
 		var last sql.NullString
 		if err := tx.QueryRowContext(ctx, `SELECT max(id) FROM runs`).Scan(&last); err != nil {
 			return err
@@ -199,7 +203,7 @@ func (c *Catalog) AddNotices(ctx context.Context, run string, notices []Notice) 
 	if len(notices) == 0 {
 		return nil
 	}
-	return c.write(ctx, "add notices of run "+run, func(tx *sql.Tx) error {
+	return c.writeAs(ctx, ordinary, "add notices of run "+run, func(tx *sql.Tx) error {
 		stmt, err := tx.PrepareContext(ctx, `INSERT OR REPLACE INTO notices (run, seq, time, severity, code, path, message) VALUES (?, ?, ?, ?, ?, ?, ?)`)
 		if err != nil {
 			return err

@@ -62,7 +62,7 @@ func (c *Catalog) PutSavesets(ctx context.Context, sets ...Saveset) error {
 	if len(sets) == 0 {
 		return nil
 	}
-	return c.write(ctx, "put saveset "+sets[0].ID, func(tx *sql.Tx) error {
+	return c.writeAs(ctx, ordinary, "put saveset "+sets[0].ID, func(tx *sql.Tx) error {
 		for _, s := range sets {
 			values, err := s.values()
 			if err != nil {

@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"slices"
 	"time"
 )
@@ -217,4 +218,18 @@ func (c *Catalog) Audit(ctx context.Context, f AuditFilter) ([]AuditEntry, error
 	}, `SELECT id, time, user, remote, action, object, ok, detail FROM audit`+w.String()+` ORDER BY id DESC LIMIT ?`,
 		append(slices.Clone(w.args), limitOrAll(f.Limit))...)
 	return out, c.fail("read audit log", err)
+}
+
+// Setting returns a value that the appliance keeps under a key; empty where there is none.
+func (c *Catalog) Setting(ctx context.Context, key string) (string, error) {
+	v, err := one(ctx, c.r, func(s scanner) (v string, err error) { err = s.Scan(&v); return v, err }, `SELECT value FROM settings WHERE key = ?`, key)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return v, c.fail("setting "+key, err)
+}
+
+// SetSetting keeps a value under a key.
+func (c *Catalog) SetSetting(ctx context.Context, key, value string) error {
+	return c.exec(ctx, "set setting "+key, nil, `INSERT INTO settings (key, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value`, key, value)
 }
