@@ -85,23 +85,30 @@ func (x *Index) Lookup(ctx context.Context, ds []digest.Digest, locs []Loc, foun
 
 func lookup(txn *badger.Txn, ds []digest.Digest, locs []Loc, found []bool) error {
 	for i := range ds {
-		item, err := txn.Get(ds[i][:keySize])
-		found[i] = err == nil
-		if errors.Is(err, badger.ErrKeyNotFound) {
-			continue
-		}
+		l, ok, err := get(txn, ds[i][:keySize])
 		if err != nil {
 			return err
 		}
-		err = item.Value(func(v []byte) (err error) {
-			locs[i], err = parseLoc(v)
-			return err
-		})
-		if err != nil {
-			return err
+		if found[i] = ok; ok {
+			locs[i] = l
 		}
 	}
 	return nil
+}
+
+func get(txn *badger.Txn, key []byte) (l Loc, found bool, err error) {
+	item, err := txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return Loc{}, false, nil
+	}
+	if err != nil {
+		return Loc{}, false, err
+	}
+	err = item.Value(func(v []byte) (err error) {
+		l, err = parseLoc(v)
+		return err
+	})
+	return l, err == nil, err
 }
 
 // PutContainer enters every row of a container and then its mark. The rows are synced on return; a mark that a crash
@@ -124,45 +131,61 @@ func (x *Index) PutContainer(ctx context.Context, d *container.Directory, keep f
 	})
 }
 
-// newRows returns the slots that are to be entered, by digest.
-func (x *Index) newRows(d *container.Directory, keep func(digest.Digest, Loc) bool) ([]uint32, error) {
-	ds := make([]digest.Digest, d.Rows())
-	slots := make([]uint32, len(ds))
-	for i := range ds {
-		ds[i], slots[i] = d.Digest(uint32(i)), uint32(i)
-	}
-	locs, found := make([]Loc, len(ds)), make([]bool, len(ds))
-	if err := x.db.View(func(txn *badger.Txn) error { return lookup(txn, ds, locs, found) }); err != nil {
-		return nil, err
-	}
-	slots = slices.DeleteFunc(slots, func(s uint32) bool {
-		return isMetaKey(ds[s][:keySize]) || (found[s] && (keep == nil || keep(ds[s], locs[s])))
-	})
-	slices.SortFunc(slots, func(a, b uint32) int {
-		if c := bytes.Compare(ds[a][:keySize], ds[b][:keySize]); c != 0 {
-			return c
-		}
-		return int(a) - int(b)
-	})
-	return slices.CompactFunc(slots, func(a, b uint32) bool {
-		return bytes.Equal(ds[a][:keySize], ds[b][:keySize])
-	}), nil
+// row is one chunk of a container on its way into the index.
+type row struct {
+	key  [keySize]byte
+	slot uint32
 }
 
-// putRows writes the rows in the order of their keys, and syncs.
-func (x *Index) putRows(d *container.Directory, slots []uint32) error {
-	if len(slots) == 0 {
+// newRows returns the rows that are to be entered, by key: lookups and inserts in that order are the cheaper ones.
+func (x *Index) newRows(d *container.Directory, keep func(digest.Digest, Loc) bool) ([]row, error) {
+	rows := make([]row, 0, d.Rows())
+	for slot := range uint32(d.Rows()) {
+		digest := d.Digest(slot)
+		if r := (row{key: [keySize]byte(digest[:]), slot: slot}); !isMetaKey(r.key[:]) {
+			rows = append(rows, r)
+		}
+	}
+	slices.SortFunc(rows, func(a, b row) int {
+		if c := bytes.Compare(a.key[:], b.key[:]); c != 0 {
+			return c
+		}
+		return int(a.slot) - int(b.slot)
+	})
+	rows = slices.CompactFunc(rows, func(a, b row) bool { return a.key == b.key })
+	return rows, x.db.View(func(txn *badger.Txn) (err error) {
+		rows, err = dropKept(txn, d, rows, keep)
+		return err
+	})
+}
+
+// dropKept leaves out the rows whose digests keep the location that they have.
+func dropKept(txn *badger.Txn, d *container.Directory, rows []row, keep func(digest.Digest, Loc) bool) ([]row, error) {
+	fresh := rows[:0]
+	for _, r := range rows {
+		old, found, err := get(txn, r.key[:])
+		if err != nil {
+			return nil, err
+		}
+		if !found || (keep != nil && !keep(d.Digest(r.slot), old)) {
+			fresh = append(fresh, r)
+		}
+	}
+	return fresh, nil
+}
+
+// putRows writes the rows, and syncs.
+func (x *Index) putRows(d *container.Directory, rows []row) error {
+	if len(rows) == 0 {
 		return nil
 	}
 	wb := x.db.NewWriteBatch()
 	defer wb.Cancel()
-	mem := make([]byte, 0, len(slots)*(keySize+valueSize))
-	for _, s := range slots {
-		x := d.Digest(s)
-		start := len(mem)
-		mem = append(mem, x[:keySize]...)
-		mem = appendLoc(mem, Loc{Container: d.ID(), Slot: s, Kind: d.Kind()})
-		if err := wb.Set(mem[start:start+keySize:start+keySize], mem[start+keySize:]); err != nil {
+	values := make([]byte, 0, len(rows)*valueSize)
+	for i := range rows {
+		start := len(values)
+		values = appendLoc(values, Loc{Container: d.ID(), Slot: rows[i].slot, Kind: d.Kind()})
+		if err := wb.Set(rows[i].key[:], values[start:]); err != nil {
 			return err
 		}
 	}

@@ -45,8 +45,8 @@ func testDigest(i int) digest.Digest {
 	return digest.NewHasher([32]byte{7}).Sum(fmt.Appendf(nil, "chunk %d", i))
 }
 
-// testContainer seals a container of the digests from..to-1.
-func testContainer(t *testing.T, seq uint32, kind container.Kind, ds []digest.Digest) *container.Directory {
+// testContainer seals a container of chunks of one byte.
+func testContainer(t testing.TB, seq uint32, kind container.Kind, ds []digest.Digest) *container.Directory {
 	t.Helper()
 	ring, err := keys.Create(t.Context(), nil, keys.None())
 	if err != nil {
