@@ -153,10 +153,11 @@ func (x *Index) newRows(d *container.Directory, keep func(digest.Digest, Loc) bo
 		return int(a.slot) - int(b.slot)
 	})
 	rows = slices.CompactFunc(rows, func(a, b row) bool { return a.key == b.key })
-	return rows, x.db.View(func(txn *badger.Txn) (err error) {
+	err := x.db.View(func(txn *badger.Txn) (err error) {
 		rows, err = dropKept(txn, d, rows, keep)
 		return err
 	})
+	return rows, err
 }
 
 // dropKept leaves out the rows whose digests keep the location that they have.
