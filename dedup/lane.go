@@ -212,7 +212,8 @@ func (l *Lane) Durable() uint64 { return l.durable.Load() }
 
 // seal makes a container durable, live, pinned for the run and found. An error fails the run.
 //
-// INVARIANT: in this order: sealed and synced, put, live and pinned, in the index, forgotten as the run's own.
+// INVARIANT: in this order: sealed and synced, put, live and pinned, in the index, forgotten as the run's own. Where the
+// index keeps another run's copy, that is the one that counts from now on, so that it is pinned first.
 func (r *Run) seal(w *container.Writer) error {
 	ctx := context.Background()
 	sealed, err := w.Seal(ctx)
@@ -226,7 +227,7 @@ func (r *Run) seal(w *container.Writer) error {
 	}
 	r.pins.adopt(dir.ID(), sealed.Size)
 	r.counts.stored.Add(uint64(sealed.Size))
-	if err := r.s.enter(ctx, dir); err != nil {
+	if err := r.s.enter(ctx, dir, r.pins.pin); err != nil {
 		return r.fail(err)
 	}
 	r.known.forget(dir)

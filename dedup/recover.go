@@ -237,18 +237,15 @@ func (s *Store) replayOne(ctx context.Context, id container.ID, want container.K
 	if dir.Kind() != want {
 		return dir.Kind(), nil
 	}
-	return want, s.enter(ctx, dir)
+	return want, s.enter(ctx, dir, s.containers.usable)
 }
 
-// enter puts a container into the index, synced, and into the locality cache. An entry that names a container which is
-// gone or condemned gives way.
-func (s *Store) enter(ctx context.Context, dir *container.Directory) error {
-	if err := s.index.CheckSpace(); err != nil {
-		return wrap("index container", dir.ID().String(), err)
-	}
+// enter puts a container into the index, synced, and into the locality cache. A digest that the index has elsewhere
+// stays there if holds says so of the container that it names; else it gives way.
+func (s *Store) enter(ctx context.Context, dir *container.Directory, holds func(container.ID) bool) error {
 	elsewhere := make(map[digest.Digest]struct{})
 	keep := func(d digest.Digest, old index.Loc) bool {
-		if old.Container == dir.ID() || !s.containers.usable(old.Container) {
+		if old.Container == dir.ID() || !holds(old.Container) {
 			return false
 		}
 		elsewhere[d] = struct{}{}

@@ -464,6 +464,40 @@ func TestPinRacesCondemn(t *testing.T) {
 	}
 }
 
+// Two runs store the same new chunk. The copy that the index keeps is the first one's: the second run must have it
+// pinned from then on, for its own copy is not found.
+func TestKeptCopyIsPinned(t *testing.T) {
+	s := mustCreate(t, memOptions(t))
+	ctx := t.Context()
+	c := []byte("the same new chunk")
+	h, enc := digest.NewHasher(s.Domain().Keys.Data), frame.NewEncoder()
+	ds := []digest.Digest{h.Sum(c)}
+	f := enc.Encode([]frame.Ref{{Digest: ds[0], Length: uint32(len(c))}}, c, nil)
+	var runs [2]*Run
+	var lanes [2]*Lane
+	for i := range runs {
+		runs[i] = must(s.Begin(ctx, RunOptions{ID: "r"}))
+		lanes[i] = must(runs[i].Lane(LaneOptions{}))
+		if _, err := lanes[i].PutFrame(ctx, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := lanes[0].Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	first := must(s.locate(ctx, ds))[0].dir.ID()
+	if err := errors.Join(lanes[1].Flush(ctx), runs[0].Abort(ctx, "done")); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, s.Condemn(first), InUse)
+	if err := runs[1].Abort(ctx, "done"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Condemn(first); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestIndexLostBehindAheadCorrupt(t *testing.T) {
 	o := memOptions(t)
 	s := mustCreate(t, o)
