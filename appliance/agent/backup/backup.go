@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"coffer/appliance/agent/command"
 	"coffer/appliance/agent/filter"
 	"coffer/appliance/agent/report"
 	"coffer/appliance/agent/scan"
@@ -40,9 +41,9 @@ const (
 // systems tick in steps (FAT: 2 s), and a file may change again within one.
 const margin = 2 * time.Second
 
-// Run does what the order says and commits. Its error is a *report.Error or the ctx's; the run is then not over: the
-// caller tells the appliance.
-func Run(ctx context.Context, opts Options) (sms.CommitResult, error) {
+// Run does what the order says and commits. With an error there is no saveset and the run is not over: the caller tells
+// the appliance, with the outcome, which has the counters.
+func Run(ctx context.Context, opts Options) (sms.Outcome, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
@@ -52,13 +53,27 @@ func Run(ctx context.Context, opts Options) (sms.CommitResult, error) {
 	j := newJob(opts)
 	stop := j.rep.Start(ctx)
 	defer stop()
-	switch opts.Order.TaskType {
+	err := j.pre(ctx)
+	if err == nil {
+		err = j.task(ctx)
+		// The post command runs even when the backup failed or was cancelled: it undoes what the pre command did.
+		j.post(context.WithoutCancel(ctx))
+	}
+	if err == nil {
+		err = j.commit(ctx)
+	}
+	return sms.Outcome{Counters: j.rep.Counters()}, err
+}
+
+// task reads the source and sends it, up to the commit.
+func (j *job) task(ctx context.Context) error {
+	switch j.opts.Order.TaskType {
 	case sms.TaskPath, "":
 		return j.path(ctx)
 	case sms.TaskStream:
 		return j.stream(ctx)
 	}
-	return sms.CommitResult{}, report.Errorf(CodeBadOrder, "this agent knows no task type %q", opts.Order.TaskType)
+	return report.Errorf(CodeBadOrder, "this agent knows no task type %q", j.opts.Order.TaskType)
 }
 
 // job is one run in work.
@@ -69,6 +84,7 @@ type job struct {
 	started time.Time
 	keys    digest.Keys
 	bufs    *buffers
+	made    sms.Commit // what is to be committed
 
 	queue chan *batch  // planner to builder, in the order of the tree
 	reads chan *batch  // planner to readers
@@ -94,10 +110,10 @@ func newJob(opts Options) *job {
 func (j *job) lanes() int { return max(1, min(j.opts.Senders, j.run.MaxLanes())) }
 
 // path backs up directory trees.
-func (j *job) path(ctx context.Context) (sms.CommitResult, error) {
+func (j *job) path(ctx context.Context) error {
 	exclude, err := filter.New(j.opts.Order.Excludes)
 	if err != nil {
-		return sms.CommitResult{}, report.Errorf(CodeBadOrder, "excludes: %w", err)
+		return report.Errorf(CodeBadOrder, "excludes: %w", err)
 	}
 	var sources []string
 	for _, p := range j.opts.Order.Sources {
@@ -108,17 +124,17 @@ func (j *job) path(ctx context.Context) (sms.CommitResult, error) {
 		Warn: func(path string, err error) { j.rep.Warn("unreadable", path, err) },
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return sms.CommitResult{}, &report.Error{Code: CodeSourceMissing, Err: err}
+		return &report.Error{Code: CodeSourceMissing, Err: err}
 	}
 	if err != nil {
-		return sms.CommitResult{}, &report.Error{Code: CodeBadOrder, Err: err}
+		return &report.Error{Code: CodeBadOrder, Err: err}
 	}
 	defer sc.Close()
-	root, side, err := j.work(ctx, sc)
-	if err != nil {
-		return sms.CommitResult{}, err
+	if j.made.Root, j.made.Side, err = j.work(ctx, sc); err != nil {
+		return err
 	}
-	return j.commit(ctx, root, side, sc.Sources(ctx))
+	j.made.SourceID = sc.Sources(ctx)
+	return nil
 }
 
 // work runs the pipeline to its end.
@@ -159,14 +175,55 @@ func (j *job) senders(ctx context.Context, g *errgroup.Group) {
 	}
 }
 
-func (j *job) commit(ctx context.Context, root, side recipe.Ref, sourceID string) (sms.CommitResult, error) {
+func (j *job) commit(ctx context.Context) error {
 	j.rep.Phase(sms.PhaseFinishing)
-	res, err := j.run.Commit(ctx, sms.Commit{
-		Root: root, Side: side, SourceID: sourceID,
-		Started: j.started, Finished: j.opts.Now(), Counters: j.rep.Counters(),
-	})
-	if err != nil {
-		return res, fmt.Errorf("commit: %w", err)
+	c := j.made
+	c.Started, c.Finished, c.Counters = j.started, j.opts.Now(), j.rep.Counters()
+	if _, err := j.run.Commit(ctx, c); err != nil {
+		return fmt.Errorf("commit: %w", err)
 	}
-	return res, nil
+	return nil
+}
+
+// pre runs the task's pre command. One that fails fails the run, unless the task says that it is a warning.
+func (j *job) pre(ctx context.Context) error {
+	argv := j.opts.Order.PreCommand
+	if len(argv) == 0 {
+		return nil
+	}
+	j.rep.Phase(sms.PhasePreparing)
+	defer j.rep.Phase(sms.PhaseWorking)
+	cmd, err := command.New(ctx, argv)
+	if err == nil {
+		err = cmd.Run()
+	}
+	if err == nil {
+		return nil
+	}
+	if j.opts.Order.PreFailureWarns {
+		j.rep.Warn("pre_command", "", err)
+		return nil
+	}
+	return report.Errorf(CodeCommand, "pre command: %w", err)
+}
+
+// postLimit bounds a post command, which a cancel does not reach.
+const postLimit = 10 * time.Minute
+
+// post runs the task's post command. The data was read by then, so one that fails is a warning.
+func (j *job) post(ctx context.Context) {
+	argv := j.opts.Order.PostCommand
+	if len(argv) == 0 {
+		return
+	}
+	j.rep.Phase(sms.PhaseFinishing)
+	ctx, cancel := context.WithTimeout(ctx, postLimit)
+	defer cancel()
+	cmd, err := command.New(ctx, argv)
+	if err == nil {
+		err = cmd.Run()
+	}
+	if err != nil {
+		j.rep.Warn("post_command", "", err)
+	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"coffer/appliance/agent/command"
 	"coffer/appliance/agent/report"
-	"coffer/appliance/sms"
 	"coffer/dedup/digest"
 	"coffer/dedup/recipe"
 )
@@ -19,13 +18,13 @@ import (
 const defaultStreamName = "stream"
 
 // stream backs up the output of a command: a saveset with one file in its root. A command that fails leaves none.
-func (j *job) stream(ctx context.Context) (sms.CommitResult, error) {
+func (j *job) stream(ctx context.Context) error {
 	name := j.opts.Order.StreamName
 	if name == "" {
 		name = defaultStreamName
 	}
 	if err := recipe.CheckName(name); err != nil {
-		return sms.CommitResult{}, report.Errorf(CodeBadOrder, "stream name: %w", err)
+		return report.Errorf(CodeBadOrder, "stream name: %w", err)
 	}
 	var e recipe.Entry
 	g, gctx := errgroup.WithContext(ctx)
@@ -36,14 +35,14 @@ func (j *job) stream(ctx context.Context) (sms.CommitResult, error) {
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		return sms.CommitResult{}, err
+		return err
 	}
 	e.Name = name
-	root, err := j.streamRoot(ctx, e)
-	if err != nil {
-		return sms.CommitResult{}, fmt.Errorf("build the recipe: %w", err)
+	var err error
+	if j.made.Root, err = j.streamRoot(ctx, e); err != nil {
+		return fmt.Errorf("build the recipe: %w", err)
 	}
-	return j.commit(ctx, root, recipe.Ref{}, "")
+	return nil
 }
 
 // capture runs the command and sends what it prints.
