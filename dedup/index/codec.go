@@ -53,7 +53,19 @@ func parseMark(k []byte) (container.ID, bool) {
 	return container.ID(binary.BigEndian.Uint64(k[keySize+1:])), true
 }
 
-// markValue holds the kind and the number of rows.
-func markValue(d *container.Directory) []byte {
-	return le.AppendUint32([]byte{byte(d.Kind())}, uint32(d.Rows()))
+// markSize is the length of a mark's value.
+const markSize = 9
+
+// markValue holds the kind, the number of rows, and how many of them kept a location in another container.
+func markValue(d *container.Directory, elsewhere uint32) []byte {
+	v := le.AppendUint32([]byte{byte(d.Kind())}, uint32(d.Rows()))
+	return le.AppendUint32(v, elsewhere)
+}
+
+// markCanonical tells whether no row kept a location in another container.
+func markCanonical(v []byte) (bool, error) {
+	if len(v) != markSize {
+		return false, fmt.Errorf("%w: mark of %d bytes", errDamage, len(v))
+	}
+	return le.Uint32(v[5:]) == 0, nil
 }

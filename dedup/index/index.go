@@ -120,14 +120,14 @@ func (x *Index) PutContainer(ctx context.Context, d *container.Directory, keep f
 		return err
 	}
 	return x.change("enter container", func() error {
-		rows, err := x.newRows(d, keep)
+		rows, elsewhere, err := x.newRows(d, keep)
 		if err != nil {
 			return err
 		}
 		if err := x.putRows(d, rows); err != nil {
 			return err
 		}
-		return x.db.Update(func(txn *badger.Txn) error { return txn.Set(markKey(d.ID()), markValue(d)) })
+		return x.db.Update(func(txn *badger.Txn) error { return txn.Set(markKey(d.ID()), markValue(d, elsewhere)) })
 	})
 }
 
@@ -138,7 +138,7 @@ type row struct {
 }
 
 // newRows returns the rows that are to be entered, by key: lookups and inserts in that order are the cheaper ones.
-func (x *Index) newRows(d *container.Directory, keep func(digest.Digest, Loc) bool) ([]row, error) {
+func (x *Index) newRows(d *container.Directory, keep func(digest.Digest, Loc) bool) (fresh []row, elsewhere uint32, err error) {
 	rows := make([]row, 0, d.Rows())
 	for slot := range uint32(d.Rows()) {
 		digest := d.Digest(slot)
@@ -153,26 +153,29 @@ func (x *Index) newRows(d *container.Directory, keep func(digest.Digest, Loc) bo
 		return int(a.slot) - int(b.slot)
 	})
 	rows = slices.CompactFunc(rows, func(a, b row) bool { return a.key == b.key })
-	err := x.db.View(func(txn *badger.Txn) (err error) {
-		rows, err = dropKept(txn, d, rows, keep)
+	err = x.db.View(func(txn *badger.Txn) (err error) {
+		fresh, elsewhere, err = dropKept(txn, d, rows, keep)
 		return err
 	})
-	return rows, err
+	return fresh, elsewhere, err
 }
 
-// dropKept leaves out the rows whose digests keep the location that they have.
-func dropKept(txn *badger.Txn, d *container.Directory, rows []row, keep func(digest.Digest, Loc) bool) ([]row, error) {
-	fresh := rows[:0]
+// dropKept leaves out the rows whose digests keep the location that they have, and counts those that keep one in
+// another container.
+func dropKept(txn *badger.Txn, d *container.Directory, rows []row, keep func(digest.Digest, Loc) bool) (fresh []row, elsewhere uint32, err error) {
+	fresh = rows[:0]
 	for _, r := range rows {
 		old, found, err := get(txn, r.key[:])
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if !found || (keep != nil && !keep(d.Digest(r.slot), old)) {
 			fresh = append(fresh, r)
+		} else if old.Container != d.ID() {
+			elsewhere++
 		}
 	}
-	return fresh, nil
+	return fresh, elsewhere, nil
 }
 
 // putRows writes the rows, and syncs.
@@ -236,6 +239,27 @@ func (x *Index) HasContainer(id container.ID) (has bool, err error) {
 		})
 	})
 	return has, err
+}
+
+// Canonical tells whether a container was entered whole and every row of it got its location: then a chunk that is found
+// in its directory is found in the index, too, at that place, as long as nobody overwrites it.
+func (x *Index) Canonical(id container.ID) (yes bool, err error) {
+	err = x.use("look up container", func() error {
+		return x.db.View(func(txn *badger.Txn) error {
+			item, err := txn.Get(markKey(id))
+			if errors.Is(err, badger.ErrKeyNotFound) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return item.Value(func(v []byte) (err error) {
+				yes, err = markCanonical(v)
+				return err
+			})
+		})
+	})
+	return yes, err
 }
 
 // Containers yields the containers that were entered whole, in order of their ids. The index may be used and changed

@@ -349,7 +349,11 @@ func TestDamage(t *testing.T) {
 		}
 		n := min(st.Size(), 1<<20)
 		var cases []func([]byte) []byte
-		for _, at := range []int64{0, 1, 4, 8, 11, n / 3, n / 2, n - 70, n - 20, n - 9, n - 5, n - 4, n - 1} {
+		places := []int64{0, 1, 4, 8, 11, n / 3, n / 2, n - 70, n - 20, n - 9, n - 5, n - 4, n - 1}
+		if ext := filepath.Ext(file); ext == ".vlog" || filepath.Base(file) == "DISCARD" {
+			places = []int64{0, 8, n - 1} // nothing of ours lies in there
+		}
+		for _, at := range places {
 			if at < 0 || at >= n {
 				continue
 			}
