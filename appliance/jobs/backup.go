@@ -227,7 +227,9 @@ func (b *backup) Commit(ctx context.Context, c sms.Commit) (sms.CommitResult, er
 	}
 	b.change(func(i *Info) {
 		i.Saveset = manifest.ID.String()
-		i.Progress.BytesNew, i.Progress.Stored = manifest.New, manifest.Stored
+		i.Progress.BytesNew, i.Progress.Stored, i.Progress.Logical = manifest.New, manifest.Stored, manifest.Logical
+		i.Progress.Entries = manifest.Entries
+		i.Progress.TotalEntries, i.Progress.TotalBytes = manifest.Entries, manifest.Logical
 		b.stored = nil
 	})
 	return sms.CommitResult{SavesetID: manifest.ID.String(), Warning: warnings > 0, Stored: manifest.Stored}, nil

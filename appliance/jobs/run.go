@@ -22,6 +22,7 @@ type Info struct {
 type Progress struct {
 	sms.Progress
 	Stored    uint64 `json:"stored"`              // bytes added to the store
+	Logical   uint64 `json:"logical,omitempty"`   // size of the saveset that was made
 	Different uint64 `json:"different,omitempty"` // verifying restores: entries that differ
 }
 

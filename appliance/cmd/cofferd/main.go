@@ -1,0 +1,22 @@
+// Command cofferd is the appliance: one process, one data directory, one configuration file that may be missing.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"coffer/appliance"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := appliance.Command().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cofferd:", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,209 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"coffer/api"
+	"coffer/api/server"
+	"coffer/appliance/catalog"
+	"coffer/appliance/config"
+	"coffer/appliance/ingest"
+	"coffer/appliance/jobs"
+	"coffer/appliance/pki"
+)
+
+const (
+	// stopRuns is how long runs have to end at a stop; with the rest of the stop it stays below 30 s.
+	stopRuns = 20 * time.Second
+	// housekeeping is how often last-seen times are kept and the catalog's reserve is looked after.
+	housekeeping = time.Minute
+)
+
+// Options change how the appliance runs; the zero value works.
+type Options struct {
+	Logger *slog.Logger // nil: silent
+	// Terminal is where the first password is shown; nil where nobody would see it.
+	Terminal io.Writer
+	Now      func() time.Time // nil: time.Now
+}
+
+// Run serves an appliance until ctx ends, and returns nil when it stopped in order. The configuration must be valid.
+func Run(ctx context.Context, conf config.Config, opts Options) (err error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if conf.Memory > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(conf.Memory))
+	}
+	a := &appliance{conf: conf, opts: opts, log: opts.Logger, started: opts.Now()}
+	defer func() { err = errors.Join(err, a.close()) }()
+	if err := a.open(ctx); err != nil {
+		return err
+	}
+	return a.serve(ctx)
+}
+
+// appliance is everything that a running cofferd holds.
+type appliance struct {
+	conf    config.Config
+	opts    Options
+	log     *slog.Logger
+	started time.Time
+
+	data      *config.DataDir
+	catalog   *catalog.Catalog
+	authority *pki.Authority
+	rest, sms net.Listener
+	store     *storeKeeper
+	agents    *ingest.Server
+	jobs      *jobs.Manager
+	mount     *mountKeeper
+}
+
+// open makes everything ready to serve. What it opened before it failed is closed by close.
+func (a *appliance) open(ctx context.Context) (err error) {
+	if a.data, err = config.OpenData(a.conf.Data); err != nil {
+		return err
+	}
+	if a.rest, err = config.ListenTCP(ctx, a.conf.REST.Listen, "rest.listen"); err != nil {
+		return err
+	}
+	if a.sms, err = config.ListenTCP(ctx, a.conf.SMS.Listen, "sms.listen"); err != nil {
+		return err
+	}
+	if a.catalog, err = catalog.Open(ctx, a.data.CatalogDir(), catalog.Options{Now: a.opts.Now, Logger: a.log}); err != nil {
+		return err
+	}
+	if a.authority, err = pki.OpenAuthority(a.data.PKIDir(), pki.Options{Now: a.opts.Now, Logger: a.log}); err != nil {
+		return err
+	}
+	a.store = openStore(ctx, a.conf, a.data, a.opts)
+	clients := &clientDesk{appliance: a}
+	a.agents = ingest.NewServer(ingest.Options{Clients: clients, Enroller: clients, Logger: a.log, Version: api.Version, Now: a.opts.Now})
+	a.jobs = jobs.New(jobs.Options{Catalog: a.catalog, Store: a.store.forJobs, Agents: jobs.FromServer(a.agents), Logger: a.log, Now: a.opts.Now})
+	if err := a.takeIn(ctx); err != nil {
+		return err
+	}
+	a.mount = newMountKeeper(ctx, a)
+	return a.firstUser(ctx)
+}
+
+// takeIn brings the catalog level with the store and ends the runs that a killed appliance left behind.
+func (a *appliance) takeIn(ctx context.Context) error {
+	if store, err := a.store.get(); err == nil {
+		manifests, err := store.Savesets(ctx)
+		if err != nil {
+			return fmt.Errorf("read the store's manifests: %w", err)
+		}
+		// What cannot be taken in now is taken in by the next start; the rest of the catalog is right.
+		if err := a.jobs.Reconcile(ctx, manifests); err != nil {
+			a.log.Error("the catalog does not know all that the store has", "error", err)
+		}
+	}
+	if err := a.jobs.Recover(ctx); err != nil {
+		a.log.Error("runs of a killed appliance are not all ended", "error", err)
+	}
+	return nil
+}
+
+// serve runs the listeners until ctx ends or one of them fails, and stops in order.
+func (a *appliance) serve(ctx context.Context) error {
+	rest, err := server.New(newBackend(a), server.Options{TLS: a.authority.RESTConfig(), Logger: a.log})
+	if err != nil {
+		return err
+	}
+	a.mount.restore(ctx)
+	// The listeners outlive ctx: agents are told, and watchers see, how runs end.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, failed := errgroup.WithContext(serving)
+	group.Go(func() error { return rest.Serve(failed, a.rest) })
+	group.Go(func() error { return a.agents.Serve(failed, a.sms, a.authority.SMSConfig()) })
+	group.Go(func() error { a.housekeep(failed); return nil })
+	a.log.Info("appliance is up", "version", api.Version, "data", a.conf.Data, "rest", a.rest.Addr().String(), "sms", a.sms.Addr().String(),
+		"ca_sha256", a.authority.Fingerprint().String())
+	select {
+	case <-ctx.Done():
+		a.log.Info("appliance stops", "runs", a.jobs.Active())
+	case <-failed.Done():
+	}
+	err = a.stopRuns()
+	a.mount.stop()
+	stop()
+	return errors.Join(group.Wait(), err)
+}
+
+func (a *appliance) stopRuns() error {
+	ctx, done := context.WithTimeout(context.Background(), stopRuns)
+	defer done()
+	return a.jobs.Stop(ctx)
+}
+
+// close gives back what open took, the last first.
+func (a *appliance) close() error {
+	var errs []error
+	for _, l := range []net.Listener{a.rest, a.sms} {
+		if l != nil {
+			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if a.store != nil {
+		errs = append(errs, a.store.close())
+	}
+	if a.catalog != nil {
+		errs = append(errs, a.catalog.Close())
+	}
+	if a.data != nil {
+		errs = append(errs, a.data.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// housekeep keeps last-seen times of connected clients, and the catalog's reserve.
+func (a *appliance) housekeep(ctx context.Context) {
+	tick := time.NewTicker(housekeeping)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := a.catalog.KeepBallast(); err != nil {
+			a.log.Warn("housekeeping", "error", err)
+		}
+		a.keepSeen(ctx)
+	}
+}
+
+func (a *appliance) keepSeen(ctx context.Context) {
+	clients, err := a.catalog.Clients(ctx)
+	if err != nil {
+		a.log.Warn("housekeeping", "error", err)
+		return
+	}
+	for _, c := range clients {
+		if !a.agents.Presence(c.Name).Online {
+			continue
+		}
+		if err := a.catalog.ClientSeen(ctx, c.Name); err != nil {
+			a.log.Warn("housekeeping", "error", err)
+			return
+		}
+	}
+}
