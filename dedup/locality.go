@@ -24,6 +24,8 @@ type dirCache struct {
 	budget int64
 	blob   blob.Store
 	ring   *keys.Ring
+	// canonical tells whether the index names every row of a container.
+	canonical func(container.ID) bool
 
 	mu      sync.Mutex
 	dirs    map[container.ID]*cachedDir // guarded by mu, as is all below
@@ -50,8 +52,8 @@ type cachedDir struct {
 	elem      *list.Element
 }
 
-func newDirCache(b blob.Store, ring *keys.Ring, budget int64) *dirCache {
-	return &dirCache{budget: budget, blob: b, ring: ring, dirs: make(map[container.ID]*cachedDir),
+func newDirCache(b blob.Store, ring *keys.Ring, budget int64, canonical func(container.ID) bool) *dirCache {
+	return &dirCache{budget: budget, blob: b, ring: ring, canonical: canonical, dirs: make(map[container.ID]*cachedDir),
 		byRow: make(map[uint64]rowRef), lru: list.New()}
 }
 
@@ -92,6 +94,7 @@ func (c *dirCache) load(ctx context.Context, id container.ID) (*container.Direct
 	for {
 		e, mine := c.claim(id)
 		if mine {
+			e.canonical = c.canonical(id)
 			e.dir, e.err = container.OpenDirectory(ctx, c.blob, id, c.ring)
 			c.settle(e, nil)
 			return e.dir, e.err

@@ -47,9 +47,7 @@ func (s *Store) directory(ctx context.Context, id container.ID) (*container.Dire
 	if k := kindFromBelow(err); k != Damaged && k != NotFound {
 		return nil, wrap("load directory", id.String(), err)
 	}
-	s.log.Error("container is damaged: its chunks do not count any more", "container", id.String(), "err", err)
-	s.containers.spoil(id)
-	s.damaged.Add(1)
+	s.spoil(ctx, id, err)
 	return nil, nil
 }
 

@@ -102,7 +102,7 @@ func (m *model) act(ctx context.Context, s *Store, r *mathrand.Rand, base testTr
 	case n == 7:
 		return m.abort(ctx, s, r, tree.mutate(r))
 	case n == 8:
-		return m.condemn(s)
+		return m.condemn(ctx, s)
 	default:
 		return m.delete(ctx, s, id)
 	}
@@ -164,10 +164,10 @@ func (m *model) delete(ctx context.Context, s *Store, id SavesetID) error {
 }
 
 // condemn condemns some containers for a moment, as a GC that changes its mind.
-func (m *model) condemn(s *Store) error {
+func (m *model) condemn(ctx context.Context, s *Store) error {
 	var ids []container.ID
 	for _, id := range s.containers.without(nil) {
-		switch err := s.Condemn(id); KindOf(err) {
+		switch err := s.Condemn(ctx, id); KindOf(err) {
 		case Other:
 			ids = append(ids, id)
 		case InUse:

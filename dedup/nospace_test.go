@@ -95,4 +95,3 @@ func TestStateCanBeWrittenInTheReserve(t *testing.T) {
 		t.Errorf("deletion on a full disk: %v", err)
 	}
 }
-

@@ -12,6 +12,7 @@ type containerState struct {
 	size      int64
 	pins      int32
 	condemned bool
+	was       bool // condemned at some time: others may have taken its chunks over
 	damaged   bool // its directory could not be read
 }
 
@@ -70,7 +71,7 @@ func (s *containerSet) condemn(id container.ID) bool {
 	if !ok || c.condemned || c.pins > 0 {
 		return false
 	}
-	c.condemned = true
+	c.condemned, c.was = true, true
 	return true
 }
 
@@ -198,4 +199,20 @@ func (s *containerSet) readable(id container.ID) bool {
 	defer s.mu.Unlock()
 	c, ok := s.m[id]
 	return ok && !c.damaged
+}
+
+// mayCondemn reports whether condemn would find the container, and find it free, at this moment.
+func (s *containerSet) mayCondemn(id container.ID) (found, free bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.m[id]
+	return ok, ok && !c.condemned && c.pins == 0
+}
+
+// overtaken reports whether rows of a container may have lost their entries in the index to other containers.
+func (s *containerSet) overtaken(id container.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.m[id]
+	return !ok || c.was || c.damaged
 }

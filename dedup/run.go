@@ -161,7 +161,8 @@ func (r *Run) pinPlaces(ctx context.Context, ds []digest.Digest, todo []int, hit
 // takeNear pins a place that the locality cache knows. Only the canonical copy of a data chunk counts: what GC keeps is
 // the copy that the index names, and nodes it takes out of the index one by one.
 func (r *Run) takeNear(at found) bool {
-	return at.dir != nil && at.canonical && at.dir.Kind() == container.Data && r.takes(at)
+	return at.dir != nil && at.canonical && at.dir.Kind() == container.Data && r.takes(at) &&
+		!r.s.containers.overtaken(at.dir.ID())
 }
 
 // takes pins a place if it is of the run's domain.

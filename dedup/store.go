@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 
 	"coffer/dedup/blob"
-	"coffer/dedup/container"
 	"coffer/dedup/index"
 	"coffer/dedup/keys"
 	"coffer/dedup/vfs"
@@ -141,7 +140,7 @@ func (s *Store) load(ctx context.Context) error {
 
 func (s *Store) setRing(r *keys.Ring) {
 	s.ring = r
-	s.dirs = newDirCache(s.blob, r, s.opts.LocalityMemory)
+	s.dirs = newDirCache(s.blob, r, s.opts.LocalityMemory, s.canonical)
 }
 
 // Domain returns the domain that runs of this store write into.
@@ -219,21 +218,6 @@ func (s *Store) free(ctx context.Context) (int64, error) {
 	}
 	return max(free-s.opts.Reserve, 0), nil
 }
-
-// Condemn marks a container for removal: no run can pin it any more, and Have answers "missing" for its chunks. Kinds
-// InUse when a run has it pinned, NotFound when it is not there or condemned already.
-func (s *Store) Condemn(id container.ID) error {
-	if s.containers.condemn(id) {
-		return nil
-	}
-	if s.containers.has(id) {
-		return &Error{Kind: InUse, Op: "condemn container", Object: id.String()}
-	}
-	return &Error{Kind: NotFound, Op: "condemn container", Object: id.String()}
-}
-
-// Reprieve takes a Condemn back.
-func (s *Store) Reprieve(id container.ID) { s.containers.reprieve(id) }
 
 // Stats returns counters since Open and sizes of the moment.
 func (s *Store) Stats() Stats {

@@ -411,14 +411,14 @@ func TestPinsAndCondemn(t *testing.T) {
 	if !have(first) {
 		t.Fatal("the chunk is missing")
 	}
-	wantKind(t, s.Condemn(id), InUse)
+	wantKind(t, s.Condemn(ctx, id), InUse)
 	if err := first.Abort(ctx, "done"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Condemn(id); err != nil {
+	if err := s.Condemn(ctx, id); err != nil {
 		t.Fatal(err)
 	}
-	wantKind(t, s.Condemn(id), InUse)
+	wantKind(t, s.Condemn(ctx, id), InUse)
 	second, _ := s.Begin(ctx, RunOptions{ID: "second"})
 	if have(second) {
 		t.Error("a condemned container is had")
@@ -432,10 +432,10 @@ func TestPinsAndCondemn(t *testing.T) {
 		t.Error("the index still names the condemned copy")
 	}
 	s.Reprieve(id)
-	if err := s.Condemn(id); err != nil {
+	if err := s.Condemn(ctx, id); err != nil {
 		t.Error(err)
 	}
-	wantKind(t, s.Condemn(container.MakeID(9, 9)), NotFound)
+	wantKind(t, s.Condemn(ctx, container.MakeID(9, 9)), NotFound)
 }
 
 func (s *containerSet) pinned() (n int) {
@@ -460,6 +460,43 @@ func TestPinRacesCondemn(t *testing.T) {
 		go func() { won <- p.pin(1) }()
 		if a, b := <-won, <-won; a == b {
 			t.Fatal("both won or both lost")
+		}
+	}
+}
+
+// After a restart, too, the neighbours of a chunk are answered from its container's directory.
+func TestLocalityAfterReopen(t *testing.T) {
+	o := memOptions(t)
+	s := mustCreate(t, o)
+	tree := randomTree(fixedRand(), 200)
+	mustBackup(t, s, tree, 1)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, o)
+	mustBackup(t, s, tree, 1)
+	// Once for each container, by a chunk or a small file's batch of them; the nodes ask the index anyway.
+	if st := s.Stats(); st.LocalityMisses*4 > st.LocalityHits {
+		t.Errorf("%d hits, %d misses in %d containers", st.LocalityHits, st.LocalityMisses, st.Containers)
+	}
+	for id := range s.containers.m {
+		if !s.canonical(id) {
+			t.Errorf("container %v is not canonical", id)
+		}
+		if err := s.Condemn(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if s.Reprieve(id); s.canonical(id) {
+			t.Errorf("container %v was condemned and is canonical", id)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, o)
+	for id := range s.containers.m {
+		if !s.canonical(id) {
+			t.Errorf("container %v is not canonical after it was entered anew", id)
 		}
 	}
 }
@@ -489,11 +526,11 @@ func TestKeptCopyIsPinned(t *testing.T) {
 	if err := errors.Join(lanes[1].Flush(ctx), runs[0].Abort(ctx, "done")); err != nil {
 		t.Fatal(err)
 	}
-	wantKind(t, s.Condemn(first), InUse)
+	wantKind(t, s.Condemn(ctx, first), InUse)
 	if err := runs[1].Abort(ctx, "done"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Condemn(first); err != nil {
+	if err := s.Condemn(ctx, first); err != nil {
 		t.Error(err)
 	}
 }

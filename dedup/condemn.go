@@ -1,0 +1,49 @@
+package dedup
+
+import (
+	"context"
+
+	"coffer/dedup/container"
+)
+
+// Condemn marks a container for removal: no run can pin it any more, and Have answers "missing" for its chunks. Readers go
+// on. Kinds InUse when a run has it pinned or it is condemned already, NotFound when it is not there.
+//
+// From now on other containers may take over its chunks' entries in the index. INVARIANT: before that can be, the index
+// has durably lost the mark that says that the container's rows are the ones that count.
+func (s *Store) Condemn(ctx context.Context, id container.ID) error {
+	refuse := func(k Kind) error { return &Error{Kind: k, Op: "condemn container", Object: id.String()} }
+	switch found, free := s.containers.mayCondemn(id); {
+	case !found:
+		return refuse(NotFound)
+	case !free:
+		return refuse(InUse)
+	}
+	if err := s.index.ForgetContainer(ctx, id); err != nil {
+		return wrap("condemn container", id.String(), err)
+	}
+	if !s.containers.condemn(id) {
+		return refuse(InUse)
+	}
+	return nil
+}
+
+// Reprieve takes a Condemn back.
+func (s *Store) Reprieve(id container.ID) { s.containers.reprieve(id) }
+
+// spoil stops a container that proved damaged from being had, so that what it held is stored again.
+func (s *Store) spoil(ctx context.Context, id container.ID, cause error) {
+	s.log.Error("container is damaged: its chunks do not count any more", "container", id.String(), "err", cause)
+	if err := s.index.ForgetContainer(ctx, id); err != nil {
+		s.log.Warn("mark of a damaged container stays", "container", id.String(), "err", err)
+	}
+	s.containers.spoil(id)
+	s.damaged.Add(1)
+}
+
+// canonical reports whether every row of a container is the place that the index names. An error means no: then the
+// index is asked for each.
+func (s *Store) canonical(id container.ID) bool {
+	yes, err := s.index.Canonical(id)
+	return err == nil && yes && !s.containers.overtaken(id)
+}
