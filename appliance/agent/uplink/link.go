@@ -133,6 +133,9 @@ func (l *Link) run(ctx context.Context) error {
 		if l.opts.Now().Sub(started) > l.opts.MaxBackoff {
 			wait = l.opts.MinBackoff
 		}
+		if sms.CodeOf(err) == sms.CodeReplaced {
+			wait = l.opts.MaxBackoff // two agents with one certificate: they must not throw each other out all the time
+		}
 		pause := wait/2 + rand.N(wait)
 		l.opts.Logger.Warn("not connected to the appliance", "cause", err, "retry_in", pause.Round(time.Millisecond))
 		select {
