@@ -38,9 +38,11 @@ func BenchmarkTree(b *testing.B) {
 }
 
 func benchRun(b *testing.B, run *agenttest.Run, order sms.BackupOrder) {
+	start := agenttest.CPUSeconds()
 	if _, err := Run(b.Context(), Options{Order: order, Run: run}); err != nil {
 		b.Fatal(err)
 	}
+	b.ReportMetric(agenttest.CPUSeconds()-start, "cpu-s/last")
 	c := run.Committed.Counters
 	b.ReportMetric(float64(c.Entries), "entries")
 	b.ReportMetric(float64(c.Unchanged), "unchanged")
