@@ -92,7 +92,7 @@ func hintOf(err error) string {
 		return "check that the agent runs (systemctl status coffer-agent on the client) and that the network is up, then start again: what arrived is reused"
 	case sms.CodeUnknownOrder:
 		return "update the agent on the client"
-	case ingest.CodeOffline:
+	case ingest.CodeOffline, sms.CodeShutdown:
 		return startAgentHint
 	}
 	return ""
