@@ -197,3 +197,78 @@ func benchIngest(b *testing.B, frames int) {
 		}
 	}
 }
+
+// BenchmarkRead measures reading everything back in order: frames as stored (restore) and chunks through the cache
+// (mount), each after a restart.
+func BenchmarkRead(b *testing.B) {
+	root := b.TempDir()
+	o := testOptions(b, vfs.OS(), root, filepath.Join(root, "index"))
+	o.ContainerSize, o.IndexMemory, o.LocalityMemory, o.FrameMemory, o.NodeMemory = 0, 0, 0, 0, 0
+	s := mustCreate(b, o)
+	l := makeLoad(s.Domain().Keys, 4000)
+	if err := ingest(b.Context(), s, l, 2); err != nil {
+		b.Fatal(err)
+	}
+	m := mustBackup(b, s, testTree{"d/f": {[]byte("any saveset")}}, 1)
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+	var ds []digest.Digest
+	for _, f := range l.frames {
+		for _, ref := range f.Refs {
+			ds = append(ds, ref.Digest)
+		}
+	}
+	for name, read := range map[string]func(*View) error{
+		"frames": func(v *View) error { return readFrames(b.Context(), v, ds) },
+		"chunks": func(v *View) error { return readChunks(b.Context(), v, ds) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(l.plain)
+			for range b.N {
+				s := mustOpen(b, o)
+				v, err := s.View(b.Context(), m.ID)
+				if err != nil {
+					b.Fatal(err)
+				}
+				cpu := cpuSeconds()
+				if err := read(v); err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(cpuSeconds()-cpu, "cpu-s")
+				if err := s.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func readFrames(ctx context.Context, v *View, ds []digest.Digest) error {
+	for len(ds) > 0 {
+		n := min(len(ds), 2000)
+		items, err := v.Plan(ctx, ds[:n])
+		if err != nil {
+			return err
+		}
+		for _, it := range items {
+			if _, err := v.Frame(ctx, it.Loc); err != nil {
+				return err
+			}
+		}
+		ds = ds[n:]
+	}
+	return nil
+}
+
+func readChunks(ctx context.Context, v *View, ds []digest.Digest) error {
+	for i, d := range ds {
+		if i%64 == 0 {
+			v.ReadAhead(ds[i:min(len(ds), i+192)])
+		}
+		if _, err := v.Chunk(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -123,7 +123,8 @@ func (r *Run) manifest(d Draft) Manifest {
 		Entries: d.Root.Totals.Entries, Logical: d.Root.Totals.Bytes,
 		New: c.newBytes.Load() + c.nodeBytes.Load(), Stored: c.stored.Load(), Meta: d.Meta, State: d.State,
 	}
-	m.State.Number, m.State.Time = 0, now.Round(0)
+	m.State.Number, m.State.Time = 0, now
+	m.State = m.State.normal()
 	return m
 }
 

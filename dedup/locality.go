@@ -64,6 +64,7 @@ type found struct {
 	dir       *container.Directory
 	slot      uint32
 	canonical bool
+	damaged   bool // the index names a place, but it cannot be read; dir is nil
 }
 
 // find fills out[i] for those of ds that lie in loaded directories; out[i].dir stays nil for the others.

@@ -29,6 +29,8 @@ func (s *Store) indexed(ctx context.Context, ds []digest.Digest) ([]found, error
 		}
 		if dir != nil && int64(locs[i].Slot) < int64(dir.Rows()) && dir.Digest(locs[i].Slot) == ds[i] {
 			places[i] = found{dir: dir, slot: locs[i].Slot, canonical: true}
+		} else {
+			places[i].damaged = dir == nil
 		}
 	}
 	return places, nil
@@ -76,4 +78,13 @@ func (s *Store) locate(ctx context.Context, ds []digest.Digest) ([]found, error)
 		places[i] = more[j]
 	}
 	return places, nil
+}
+
+// missing is the error for a digest that has no place.
+func (at found) missing(op string, d digest.Digest) error {
+	e := &Error{Kind: NotFound, Op: op, Object: d.String()}
+	if at.damaged {
+		e.Kind = Damaged
+	}
+	return e
 }

@@ -32,8 +32,8 @@ type PlanItem struct {
 	StoredBytes, PlainBytes uint32
 }
 
-// Plan tells in which frames chunks lie, in storage order (container, then frame); each frame once. Kind NotFound names
-// the first chunk that is missing.
+// Plan tells in which frames chunks lie, in storage order (container, then frame); each frame once. Kinds NotFound and
+// Damaged name the first chunk that is missing or cannot be read.
 func (v *View) Plan(ctx context.Context, ds []digest.Digest) ([]PlanItem, error) {
 	if err := v.alive(); err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func (v *View) Plan(ctx context.Context, ds []digest.Digest) ([]PlanItem, error)
 	items := make(map[Loc]*PlanItem)
 	for i, at := range places {
 		if at.dir == nil || at.dir.Kind() != container.Data || at.dir.Domain() != v.manifest.Domain {
-			return nil, &Error{Kind: NotFound, Op: "plan", Object: ds[i].String()}
+			return nil, at.missing("plan", ds[i])
 		}
 		loc := at.loc()
 		it, ok := items[loc]

@@ -90,6 +90,14 @@ func (o stateObject) state() State {
 		ImmutableUntil: o.ImmutableUntil, Deleted: o.Deleted}
 }
 
+// normal returns the state with times as they are stored.
+func (st State) normal() State {
+	for _, t := range []*time.Time{&st.Time, &st.EOL, &st.ImmutableUntil} {
+		*t = t.UTC().Round(0)
+	}
+	return st
+}
+
 // follow reports whether next may follow st: what immutability allows. The clock is next.Time.
 func (st State) follow(next State) error {
 	if st.Deleted && !next.Deleted {
@@ -310,7 +318,8 @@ func (s *Store) SetState(ctx context.Context, id SavesetID, change func(State) S
 	defer e.change.Unlock()
 	old := s.sets.state(e)
 	next := change(old)
-	next.Time = s.opts.Now().UTC()
+	next.Time = s.opts.Now()
+	next = next.normal()
 	if err := old.follow(next); err != nil {
 		return State{}, &Error{Kind: Immutable, Op: "set state", Object: id.String(), Err: err}
 	}

@@ -95,7 +95,7 @@ func (v *View) get(ctx context.Context, d digest.Digest, kind container.Kind) ([
 		}
 		at := places[0]
 		if at.dir == nil || at.dir.Kind() != kind || at.dir.Domain() != v.manifest.Domain {
-			return nil, &Error{Kind: NotFound, Op: "read " + kind.String(), Object: d.String()}
+			return nil, at.missing("read "+kind.String(), d)
 		}
 		b, err := v.s.read(ctx, at)
 		if KindOf(err) != NotFound || !again {

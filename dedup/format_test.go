@@ -1,0 +1,148 @@
+package dedup
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"coffer/dedup/chunk"
+	"coffer/dedup/digest"
+	"coffer/dedup/recipe"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// fullManifest has every field set.
+func fullManifest() Manifest {
+	at := func(s int64) time.Time { return time.Unix(1_800_000_000+s, 123456789).UTC() }
+	ref := func(b byte) recipe.Ref {
+		return recipe.Ref{Digest: digest.Digest{b}, Totals: recipe.Totals{Entries: 3, Bytes: 4}}
+	}
+	return Manifest{
+		ID: SavesetID{1, 2, 3}, Domain: digest.DomainID{4}, Run: "run-17", Root: ref(5), Side: ref(6),
+		Client: "web1", Task: "web1-etc", TaskType: "path", RequestedLevel: "INCR", Level: "FULL", Reason: "no_valid_full",
+		Parent: SavesetID{7}, Started: at(0), Finished: at(10), Committed: at(11), Sources: []string{"/etc", "/a\u00ff"},
+		Warnings: 2, Entries: 3, Logical: 4, New: 5, Stored: 6, Meta: json.RawMessage(`{"k":[1,null]}`),
+		State: State{Time: at(11), EOL: at(1000), Cause: "retention", Locked: true, ImmutableUntil: at(500), Deleted: true},
+	}
+}
+
+func golden(t *testing.T, name string, v any) []byte {
+	t.Helper()
+	got, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, append(got, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(append(got, '\n'), want) {
+		t.Errorf("%s:\n%s\nwant\n%s", name, got, want)
+	}
+	return got
+}
+
+func TestObjectGoldens(t *testing.T) {
+	m := fullManifest()
+	var mo manifestObject
+	if err := decodeObject(manifestKind, "", golden(t, "manifest.json", m.object()), &mo); err != nil {
+		t.Fatal(err)
+	}
+	back := mo.manifest()
+	var a, b bytes.Buffer
+	_ = json.Compact(&a, m.Meta)
+	_ = json.Compact(&b, back.Meta)
+	if a.String() != b.String() {
+		t.Errorf("meta %s, want %s", b.String(), a.String())
+	}
+	if back.Meta = m.Meta; !reflect.DeepEqual(back, m) {
+		t.Errorf("manifest comes back as %+v, want %+v", back, m)
+	}
+	golden(t, "manifest-empty.json", (&Manifest{}).object())
+	golden(t, "state.json", State{Number: 1, Time: m.Started}.object(m.ID))
+	golden(t, "epoch.json", epochObject{objectVersion, 9, "backup1 pid 42", m.Started})
+	d := Domain{ID: digest.DomainID{1}, Key: digest.DomainKey{2}, Chunking: chunk.Params{Polynomial: 0x3DA3358B4DC173, Min: 512 << 10, Max: 8 << 20, AvgBits: 20}}
+	var o domainObject
+	if err := decodeObject(domainKind, "", golden(t, "domain.json", d.object()), &o); err != nil {
+		t.Fatal(err)
+	}
+	got, err := o.domain()
+	if d.Keys = digest.Derive(d.Key); err != nil || got != d {
+		t.Errorf("domain comes back as %+v, %v", got, err)
+	}
+}
+
+func TestObjectNames(t *testing.T) {
+	id := SavesetID{0xab}
+	for got, want := range map[string]string{
+		epochName(255):    "epochs/000000ff",
+		manifestName(id):  "manifests/ab000000000000000000000000000000",
+		stateName(id, 16): "states/ab000000000000000000000000000000/00000010",
+	} {
+		if got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	for _, s := range []string{"", "1", "0000000G", "000000FF", "+0000001", "0000000000000001"} {
+		if _, ok := parseNumber(s); ok {
+			t.Errorf("number %q is taken", s)
+		}
+	}
+	if _, err := ParseSavesetID("xyz"); KindOf(err) != Invalid {
+		t.Error(err)
+	}
+}
+
+func TestSavesetIDsSortByTime(t *testing.T) {
+	a, b := newSavesetID(time.UnixMilli(1000)), newSavesetID(time.UnixMilli(1001))
+	if bytes.Compare(a[:], b[:]) >= 0 {
+		t.Errorf("%v is not before %v", a, b)
+	}
+}
+
+func FuzzObject(f *testing.F) {
+	names, err := filepath.Glob("testdata/*.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m, again manifestObject
+		if err := decodeObject(manifestKind, "x", b, &m); err == nil {
+			man := m.manifest()
+			enc, err := json.Marshal(man.object())
+			if err != nil {
+				t.Skip("a time or meta that JSON cannot write")
+			}
+			if err := decodeObject(manifestKind, "x", enc, &again); err != nil {
+				t.Fatalf("%s: %v", enc, err)
+			}
+		}
+		var st stateObject
+		if err := decodeObject(stateKind, "x", b, &st); err == nil {
+			_ = State{}.follow(st.state())
+		}
+		var d domainObject
+		if err := decodeObject(domainKind, "x", b, &d); err == nil {
+			_, _ = d.domain()
+		}
+	})
+}
