@@ -9,9 +9,9 @@
 //
 // # Start and stop
 //
-// Start: data directory and its lock, catalog, authority, listeners (a taken port stops the start before anything else
-// is touched), store, taking in of manifests, end of runs that a killed appliance left behind, stale mount cleared,
-// service. A store that does not open, for a wrong key or damage, does not keep the appliance from starting: the API is
+// Start: data directory and its lock, catalog, authority, store, taking in of manifests, end of runs that a killed
+// appliance left behind, stale mount cleared, first superuser, listeners (who gets a connection finds an appliance that
+// is ready), service. A store that does not open, for a wrong key or damage, does not keep the appliance from starting: the API is
 // up and says why; backups and restores are refused.
 //
 // Stop: no new runs, all runs cancelled and waited for, mount detached, API and agents' connections closed, store,

@@ -78,12 +78,6 @@ func (a *appliance) open(ctx context.Context) (err error) {
 	if a.data, err = config.OpenData(a.conf.Data); err != nil {
 		return err
 	}
-	if a.rest, err = config.ListenTCP(ctx, a.conf.REST.Listen, "rest.listen"); err != nil {
-		return err
-	}
-	if a.sms, err = config.ListenTCP(ctx, a.conf.SMS.Listen, "sms.listen"); err != nil {
-		return err
-	}
 	if a.catalog, err = catalog.Open(ctx, a.data.CatalogDir(), catalog.Options{Now: a.opts.Now, Logger: a.log}); err != nil {
 		return err
 	}
@@ -98,7 +92,19 @@ func (a *appliance) open(ctx context.Context) (err error) {
 		return err
 	}
 	a.mount = newMountKeeper(ctx, a)
-	return a.firstUser(ctx)
+	if err := a.firstUser(ctx); err != nil {
+		return err
+	}
+	return a.listen(ctx)
+}
+
+// listen comes last: who gets a connection finds an appliance that is ready, its first password and all.
+func (a *appliance) listen(ctx context.Context) (err error) {
+	if a.rest, err = config.ListenTCP(ctx, a.conf.REST.Listen, "rest.listen"); err != nil {
+		return err
+	}
+	a.sms, err = config.ListenTCP(ctx, a.conf.SMS.Listen, "sms.listen")
+	return err
 }
 
 // takeIn brings the catalog level with the store and ends the runs that a killed appliance left behind.
