@@ -19,7 +19,7 @@ type containerState struct {
 // containerSet knows the containers that are live, who pins them and which are condemned. All three stand under one
 // lock, so that of pin(c) and condemn(c) exactly one succeeds, whatever the order.
 //
-// INVARIANT: a container leaves the set only by remove, which needs it condemned; a condemned container has no pins.
+// INVARIANT: a condemned container has no pins.
 type containerSet struct {
 	mu    sync.Mutex
 	m     map[container.ID]*containerState // guarded by mu
@@ -82,19 +82,6 @@ func (s *containerSet) reprieve(id container.ID) {
 	if c, ok := s.m[id]; ok {
 		c.condemned = false
 	}
-}
-
-// remove forgets a condemned container; false when it is not condemned.
-func (s *containerSet) remove(id container.ID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c, ok := s.m[id]
-	if !ok || !c.condemned {
-		return false
-	}
-	s.bytes -= uint64(c.size)
-	delete(s.m, id)
-	return true
 }
 
 func (s *containerSet) has(id container.ID) bool {
