@@ -272,3 +272,16 @@ func readChunks(ctx context.Context, v *View, ds []digest.Digest) error {
 	}
 	return nil
 }
+
+// BenchmarkSmallRun is Begin to Commit of a run with one new file: what an incremental run costs at least.
+func BenchmarkSmallRun(b *testing.B) {
+	root := b.TempDir()
+	o := testOptions(b, vfs.OS(), root, filepath.Join(root, "index"))
+	o.ContainerSize, o.IndexMemory, o.LocalityMemory = 0, 0, 0
+	s := mustCreate(b, o)
+	n := 0
+	for b.Loop() {
+		n++
+		mustBackup(b, s, testTree{"d/f": {fmt.Appendf(nil, "generation %d", n)}}, 1)
+	}
+}

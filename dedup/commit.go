@@ -150,6 +150,7 @@ func (r *Run) leave(ctx context.Context, failed bool) error {
 	if r.ended {
 		return nil
 	}
+	ctx = context.WithoutCancel(ctx) // what arrived is worth more than the caller's hurry, and there is little of it
 	var err error
 	if !failed {
 		err = r.sealAll(ctx)

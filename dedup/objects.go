@@ -61,7 +61,22 @@ func (s *Store) putObject(ctx context.Context, kind, name string, v any) error {
 	if err != nil {
 		return wrap("seal "+kind, name, err)
 	}
-	return wrap("put "+kind, name, s.blob.Put(ctx, name, bytes.NewReader(sealed), int64(len(sealed))))
+	if err := ctx.Err(); err != nil {
+		return wrap("put "+kind, name, err)
+	}
+	ctx = context.WithoutCancel(ctx) // from here on it is there or not, and nobody's hurry makes that a question
+	err = s.blob.Put(ctx, name, bytes.NewReader(sealed), int64(len(sealed)))
+	if err != nil && !errors.Is(err, blob.ErrExists) {
+		s.takeBack(ctx, name)
+	}
+	return wrap("put "+kind, name, err)
+}
+
+// takeBack removes what a failed Put may have left: what was reported as failed must not appear at the next Open.
+func (s *Store) takeBack(ctx context.Context, name string) {
+	if err := s.blob.Delete(ctx, name); err != nil && !errors.Is(err, blob.ErrNotExist) {
+		s.log.Warn("an object whose writing failed may be there", "blob", name, "err", err)
+	}
 }
 
 // getObject reads what putObject put. Kinds NotFound, Damaged, NewerFormat.

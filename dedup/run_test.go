@@ -1,6 +1,7 @@
 package dedup
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"testing"
@@ -99,7 +100,9 @@ func TestAbortKeepsWhatArrived(t *testing.T) {
 	if _, _, err := a.backup(ctx, tree); err != nil {
 		t.Fatal(err)
 	}
-	if err := run.Abort(ctx, "cancelled"); err != nil {
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := run.Abort(gone, "cancelled"); err != nil {
 		t.Fatal(err)
 	}
 	if err := run.Abort(ctx, "again"); err != nil {
