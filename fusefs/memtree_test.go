@@ -99,12 +99,18 @@ type memDir struct {
 	*memNode
 	volatile bool
 
-	mu      sync.Mutex // guards entries
+	mu      sync.Mutex // guards entries and, once mounted, attr
 	entries map[string]Node
 	listed  atomic.Int64
 }
 
 func (d *memDir) Volatile() bool { return d.volatile }
+
+func (d *memDir) Attr(context.Context) (Attr, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.attr, nil
+}
 
 func (d *memDir) Lookup(ctx context.Context, name string) (Node, error) {
 	if err := d.gate(ctx); err != nil {

@@ -150,6 +150,9 @@ func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	return fuse.OK
 }
 
+// Flush is what close(2) asks for: nothing is written here, and the kernel need not ask again.
+func (s *server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+
 // Read answers reads, which the kernel makes large and ahead of time where a program reads in order.
 func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (res fuse.ReadResult, st fuse.Status) {
 	n := s.inodes.get(in.NodeId)
@@ -158,12 +161,14 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (res 
 		return nil, notA(n, fuse.EINVAL)
 	}
 	buf = buf[:min(len(buf), int(in.Size))]
-	st = s.run("read", cancel, in.NodeId, "", func(ctx context.Context) error {
-		data, err := f.Read(ctx, buf, int64(in.Offset))
-		res = fuse.ReadResultData(data)
+	var data []byte
+	if st = s.run("read", cancel, in.NodeId, "", func(ctx context.Context) (err error) {
+		data, err = f.Read(ctx, buf, int64(in.Offset))
 		return err
-	})
-	return res, st
+	}); !st.Ok() {
+		return nil, st // a result beside an error would hide it
+	}
+	return fuse.ReadResultData(data), fuse.OK
 }
 
 // Lseek answers SEEK_DATA and SEEK_HOLE; the kernel does the other ones itself.

@@ -249,8 +249,8 @@ func TestErrors(t *testing.T) {
 			num := lookup(t, s, rootID, "f").NodeId
 			in := &fuse.ReadIn{InHeader: fuse.InHeader{NodeId: num}, Size: 10}
 			for range 50 {
-				if _, st := s.Read(nil, in, make([]byte, 10)); st != c.want {
-					t.Fatalf("read: %v, want %v", st, c.want)
+				if res, st := s.Read(nil, in, make([]byte, 10)); st != c.want || res != nil {
+					t.Fatalf("read: %v with result %v, want %v without", st, res, c.want)
 				}
 			}
 			if got := strings.Count(log.String(), "\n"); got > 1 || got == 1 != c.log {
