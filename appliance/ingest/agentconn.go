@@ -49,8 +49,8 @@ func (s *Server) handle(ctx context.Context, nc *tls.Conn) {
 	a, err := s.welcome(first, conn, certs[0])
 	cancel()
 	if err != nil {
-		closeWith(conn, err)
 		log.Warn("agent connection refused", "certificate", certs[0].Subject.CommonName, "cause", err)
+		closeWith(conn, err)
 		return
 	}
 	a.log = log.With("client", a.client)
@@ -76,8 +76,8 @@ func (s *Server) enrol(ctx context.Context, conn *sms.Conn, log *slog.Logger) {
 		} else if sms.CodeOf(err) == sms.CodeProtocol {
 			err = sms.Errorf(sms.CodeAuth, "a connection without client certificate can only enrol: %w", err)
 		}
-		closeWith(conn, err)
 		log.Warn("agent connection refused: no certificate and no enrolment", "cause", err)
+		closeWith(conn, err)
 		return
 	}
 	res, err := s.opts.Enroller.Enrol(ctx, e, conn.RemoteAddr())
@@ -85,8 +85,8 @@ func (s *Server) enrol(ctx context.Context, conn *sms.Conn, log *slog.Logger) {
 		err = conn.Main().Send(ctx, &res)
 	}
 	if err != nil {
-		closeWith(conn, authError(err))
 		log.Warn("enrolment refused", "hostname", e.Hostname, "cause", err)
+		closeWith(conn, authError(err))
 		return
 	}
 	log.Info("client enrolled", "client", res.Client, "hostname", e.Hostname)

@@ -259,6 +259,16 @@ func (r *Run) enter(ctx context.Context) (inner context.Context, leave func(), e
 	}, nil
 }
 
+// whyOver tells an agent why a run is over, nil while it is not.
+func (r *Run) whyOver() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.isOver {
+		return nil
+	}
+	return r.overLocked()
+}
+
 // overLocked tells an agent why a run is over.
 func (r *Run) overLocked() error {
 	if r.result.Err != nil {

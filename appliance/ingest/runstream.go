@@ -27,6 +27,9 @@ func (a *agentConn) serveRun(ctx context.Context, st *sms.Stream) error {
 	inner, err = r.attach(inner, a)
 	if err != nil {
 		leave()
+		if why := r.whyOver(); why != nil { // a commit that an earlier connection asked for has just ended
+			return r.afterlife(ctx, st, why)
+		}
 		return err
 	}
 	err = r.converse(inner, st)

@@ -90,3 +90,16 @@ func pattern(n int, k byte) *Buffer {
 	}
 	return b
 }
+
+func TestCloseTellsThePeerWhyAtOnce(t *testing.T) {
+	a, b := pair(t, Options{})
+	start := time.Now()
+	b.Close(CodeAuth, "revoked")
+	<-a.Done()
+	if err := a.Err(); CodeOf(err) != CodeAuth {
+		t.Errorf("the peer ended with %v", err)
+	}
+	if d := time.Since(start); d > time.Second {
+		t.Errorf("it took %v", d)
+	}
+}

@@ -136,6 +136,9 @@ func (c *Conn) obey(h header, m Message) (back int64, err error) {
 	if m, ok := m.(*open); ok {
 		return 0, c.acceptLocked(h, m)
 	}
+	if m, ok := m.(*goAway); ok { // also where this side has ended the connection: both may say farewell at a time
+		return 0, &Error{Code: m.Code, Message: m.Message, Remote: true}
+	}
 	s := c.streams[h.Stream]
 	if s == nil {
 		return 0, c.checkOverLocked(h)
@@ -150,8 +153,6 @@ func (c *Conn) obey(h header, m Message) (back int64, err error) {
 		if rtt := time.Now().UnixNano() - int64(m.Nonce); rtt > 0 {
 			c.rtt.Store(rtt)
 		}
-	case *goAway:
-		return 0, &Error{Code: m.Code, Message: m.Message, Remote: true}
 	case *credit:
 		return 0, s.creditLocked(m)
 	case *closing:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"coffer/appliance/sms"
 	"coffer/dedup/digest"
@@ -53,6 +54,9 @@ type attachment struct {
 
 // runWindow is how many bytes of nodes and notices are kept unacknowledged.
 const runWindow = 4 << 20
+
+// reopenPause is the wait before a run is opened again on a connection that is still up.
+const reopenPause = 100 * time.Millisecond
 
 // Open opens the run that an order named by its token. ctx bounds the opening alone.
 func (l *Link) Open(ctx context.Context, token sms.Token) (*Session, error) {
@@ -154,6 +158,13 @@ func (s *Session) reopen(ctx context.Context, old *attachment) (*attachment, uin
 			return nil, 0, e
 		}
 		last = conn
+		if conn.Err() == nil && ctx.Err() == nil { // the stream alone was lost
+			last = nil
+			select {
+			case <-time.After(reopenPause):
+			case <-ctx.Done():
+			}
+		}
 	}
 }
 
@@ -161,9 +172,10 @@ func (s *Session) reopen(ctx context.Context, old *attachment) (*attachment, uin
 func (s *Session) serve(ctx context.Context, at *attachment, received uint64) error {
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer s.setAttached(nil)
 	defer s.run.detach(at.st)
 	var all sync.WaitGroup
-	defer all.Wait()
+	defer all.Wait() // first: what has arrived is taken before anybody learns that the connection is gone
 	errs := make(chan error, 5)
 	run := func(fn func() error) {
 		all.Go(func() {
@@ -175,7 +187,6 @@ func (s *Session) serve(ctx context.Context, at *attachment, received uint64) er
 	run(func() error { return s.answers(inner, at.st) })
 	run(func() error { return s.nodes(inner, at.st) })
 	s.setAttached(at)
-	defer s.setAttached(nil)
 	if err := s.run.attach(inner, at.st, received); err != nil {
 		cancel()
 		return err
@@ -427,17 +438,12 @@ func (s *Session) ask(ctx context.Context, m sms.Message) error {
 		case <-final:
 			s.end(nil)
 			return nil
-		case <-at.st.Done():
-			// The answer may have arrived just before the end of the stream: its receiver still hands it over.
-			select {
+		case <-s.left(at):
+			select { // the answer may have been the last thing to arrive
 			case <-final:
 				s.end(nil)
 				return nil
-			case <-s.done:
-				return whyOver(s.Err)
-			case <-s.left(at):
-			case <-ctx.Done():
-				return ctx.Err()
+			default:
 			}
 		case <-s.done:
 			return whyOver(s.Err)
