@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"coffer/dedup/blob"
+	"coffer/dedup/container"
+	"coffer/dedup/digest"
+	"coffer/dedup/recipe"
 	"coffer/dedup/vfs"
 	"coffer/dedup/vfs/errorfs"
 )
@@ -172,6 +175,9 @@ func (h *history) verify(ctx context.Context, o Options, gens []testTree) error 
 			return fmt.Errorf("saveset %v lost its lock", m.ID)
 		}
 	}
+	if err := checkClosure(ctx, s); err != nil {
+		return err
+	}
 	for id := range h.trees {
 		if !seen[id] {
 			return fmt.Errorf("saveset %v is gone", id)
@@ -182,6 +188,85 @@ func (h *history) verify(ctx context.Context, o Options, gens []testTree) error 
 		return fmt.Errorf("backup after it: %w", err)
 	}
 	return compare(ctx, s, m.ID, gens[2])
+}
+
+// checkClosure holds the index to its word: below every node that it names, everything is there.
+func checkClosure(ctx context.Context, s *Store) error {
+	for _, id := range s.containers.without(nil) {
+		dir, err := s.directory(ctx, id)
+		if err != nil || dir == nil || dir.Kind() != container.Node {
+			continue
+		}
+		for slot := range uint32(dir.Rows()) {
+			rec, err := s.read(ctx, found{dir: dir, slot: slot})
+			if err != nil {
+				return err
+			}
+			node, err := recipe.Parse(rec)
+			if err != nil {
+				return err
+			}
+			ds := make([]digest.Digest, len(node.Children))
+			for i, c := range node.Children {
+				ds[i] = c.Digest
+			}
+			places, err := s.indexed(ctx, ds)
+			if err != nil {
+				return err
+			}
+			for i, at := range places {
+				if at.dir == nil || !at.holds(node.Children[i]) {
+					return fmt.Errorf("container %v: node %v is there and its child %v is not", id, dir.Digest(slot), ds[i])
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Nodes fill containers of their own while data is still in open ones: whatever node container is durable when the power
+// goes, what is below it is durable, too.
+func TestNodeContainersWaitForData(t *testing.T) {
+	mem := newMem(t)
+	o := testOptions(t, mem, "/", filepath.Join(t.TempDir(), "index"))
+	o.ContainerSize = 64 << 10
+	s := mustCreate(t, o)
+	tree := make(testTree)
+	for i := range 9000 {
+		tree[fmt.Sprintf("d%d/file with a longer name %d", i%9, i)] = [][]byte{fmt.Appendf(nil, "bytes of file %d", i)}
+	}
+	run, err := s.Begin(t.Context(), RunOptions{ID: "big"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAgent(run, s, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.sendData(t.Context(), tree); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err = a.build(t.Context(), tree); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.sendNodes(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after := mustOpen(t, testOptions(t, mem.Crash(vfs.CrashOptions{}), "/", filepath.Join(t.TempDir(), "index")))
+	nodes := 0
+	for _, id := range after.containers.without(nil) {
+		if dir, err := after.directory(t.Context(), id); err == nil && dir.Kind() == container.Node {
+			nodes++
+		}
+	}
+	if nodes == 0 {
+		t.Fatal("no node container was sealed before the crash: the test tests nothing")
+	}
+	if err := checkClosure(t.Context(), after); err != nil {
+		t.Fatal(err)
+	}
+	m := mustBackup(t, after, tree, 2)
+	mustCompare(t, after, m.ID, tree)
 }
 
 func compareAny(ctx context.Context, s *Store, id SavesetID, gens []testTree) (err error) {
