@@ -112,7 +112,7 @@ const (
 type RestoreRequest struct {
 	Saveset  string      `json:"saveset" minLength:"1" maxLength:"64" doc:"id of the saveset"`
 	Client   string      `json:"client,omitempty" maxLength:"64" doc:"client to restore to; default: the saveset's own"`
-	To       string      `json:"to,omitempty" maxLength:"65536" doc:"directory to restore below; empty: the original place"`
+	To       string      `json:"to,omitempty" maxLength:"65536" doc:"directory to restore below, or the file to write a stream to; empty: the original place"`
 	Paths    []string    `json:"paths,omitempty" maxItems:"10000" doc:"absolute paths in the saveset; empty: everything"`
 	Include  []string    `json:"include,omitempty" maxItems:"10000" doc:"only entries that match one of these patterns"`
 	Exclude  []string    `json:"exclude,omitempty" maxItems:"10000" doc:"no entries that match one of these patterns"`

@@ -74,10 +74,10 @@ func checkRestore(r *api.RestoreRequest, set api.Saveset) error {
 		return api.Errorf(api.CodeBadRequest, "saveset %s holds files: only a stream can be restored into a command", set.ID).
 			WithHint("give a directory to restore to")
 	case len(r.Command) > 0 && (r.To != "" || r.Verify || r.Flat):
-		return api.Errorf(api.CodeBadRequest, "a restore into a command takes no directory, verify or flat")
+		return api.Errorf(api.CodeBadRequest, "a restore into a command takes no target, verify or flat")
 	case set.Type == api.TaskStream && len(r.Command) == 0 && r.To == "":
 		return api.Errorf(api.CodeBadRequest, "saveset %s is a stream: it has no original place", set.ID).
-			WithHint("give a command that reads it, or a directory")
+			WithHint("give a command that reads it, or a file to write it to")
 	case r.Flat && r.To == "":
 		return api.Errorf(api.CodeBadRequest, "a flat restore needs a directory to restore to")
 	case r.Flat && r.Verify:

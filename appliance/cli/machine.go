@@ -33,15 +33,18 @@ func showStore(w io.Writer, s api.Store) {
 	if s.Encrypted {
 		encrypted = "yes"
 	}
-	ratio, damaged := "", ""
+	ratio, damaged, chunks := "", "", ""
 	if s.StoredBytes > 0 {
 		ratio = fmt.Sprintf("%.1f : 1", float64(s.LogicalBytes)/float64(s.StoredBytes))
+	}
+	if s.Chunks > 0 {
+		chunks = count(s.Chunks)
 	}
 	if s.DamagedObjects > 0 {
 		damaged = count(s.DamagedObjects)
 	}
 	fields(w, "store", s.Name, "state", string(s.State), "reason", s.Reason, "path", s.Path, "dedup domain", s.Domain, "encrypted", encrypted,
-		"savesets", count(s.Savesets), "containers", count(s.Containers), "chunks", count(s.Chunks), "logical", size(s.LogicalBytes),
+		"savesets", count(s.Savesets), "containers", count(s.Containers), "chunks", chunks, "logical", size(s.LogicalBytes),
 		"stored", size(s.StoredBytes), "ratio", ratio, "free", fmt.Sprintf("%s of %s (reserve %s)", size(s.FreeBytes), size(s.CapacityBytes), size(s.ReserveBytes)),
 		"active runs", count(s.ActiveRuns), "damaged", damaged)
 }
@@ -95,7 +98,7 @@ func (a *app) auditCmd() *cobra.Command {
 			return printList(a, entries, "There are no such entries.", newTable("TIME", "USER", "FROM", "ACTION", "OBJECT", "RESULT", "DETAIL"), func(e api.AuditEntry) []string {
 				result := "ok"
 				if !e.OK {
-					result = "refused"
+					result = "failed"
 				}
 				return []string{a.clock(e.Time), orText(e.User, "-"), orText(e.Remote, "-"), e.Action, e.Object, result, e.Detail}
 			})
@@ -125,6 +128,15 @@ func (a *app) parseSince(s string) (time.Time, error) {
 	return time.Time{}, usagef("--since %q is neither a time like 2026-11-22T08:00:00Z nor an age like 24h", s)
 }
 
+// fingerprintText shows a fingerprint the way a login does.
+func fingerprintText(s string) string {
+	f, err := client.ParseFingerprint(s)
+	if err != nil {
+		return s
+	}
+	return f.String()
+}
+
 func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Show the versions of this program and of the appliance", Args: cobra.NoArgs,
@@ -144,7 +156,7 @@ func (a *app) versionCmd() *cobra.Command {
 			return a.print(v, func(w io.Writer) {
 				pairs := []string{"coffer", v.Program, "API", v.API}
 				if s := v.Appliance; s != nil {
-					pairs = append(pairs, "appliance", s.Name+", cofferd "+s.Version, "up since", a.clock(s.StartedAt), "agents connect to", s.SMS, "CA SHA-256", s.CASHA256)
+					pairs = append(pairs, "appliance", s.Name+", cofferd "+s.Version, "up since", a.clock(s.StartedAt), "agents connect to", s.SMS, "CA SHA-256", fingerprintText(s.CASHA256))
 				}
 				fields(w, pairs...)
 			})

@@ -171,6 +171,14 @@ func count(n int64) string {
 	return s
 }
 
+// plural shows a number with its noun.
+func plural(n int64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return count(n) + " " + many
+}
+
 // clock shows a time in the zone of the caller; the zero time is "-".
 func (a *app) clock(t time.Time) string {
 	if t.IsZero() {

@@ -2,11 +2,13 @@ package cli
 
 import (
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
 
 	"coffer/api"
 )
@@ -22,12 +24,26 @@ type progress interface {
 
 func (a *app) progress(r api.Run) progress {
 	switch {
-	case a.Terminal:
+	case a.Terminal && a.width() > 0:
 		return newBar(a, r)
 	case a.json:
 		return silent{}
 	}
+	a.note("%s: run %s", title(r), r.ID)
 	return &lines{a: a, last: time.Now()}
+}
+
+// width is the terminal's width in columns; 0 when it does not say.
+func (a *app) width() int {
+	f, ok := a.Err.(*os.File)
+	if !ok {
+		return 0
+	}
+	w, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return w
 }
 
 type silent struct{}
@@ -37,9 +53,8 @@ func (silent) done()           {}
 
 // lines shows warnings as they come, and the counters now and then.
 type lines struct {
-	a     *app
-	last  time.Time
-	begun bool
+	a    *app
+	last time.Time
 }
 
 func (l *lines) event(e api.Event) {
@@ -49,14 +64,10 @@ func (l *lines) event(e api.Event) {
 	if e.Run == nil || e.Run.State.Final() {
 		return
 	}
-	switch {
-	case !l.begun:
-		l.begun = true
-		l.a.note("%s: run %s is %s", title(*e.Run), e.Run.ID, e.Run.State)
-	case time.Since(l.last) >= plainEvery:
+	if time.Since(l.last) >= plainEvery {
 		l.last = time.Now()
 		p := e.Run.Progress
-		l.a.note("%s: %s entries, %s%s", title(*e.Run), count(p.Entries), size(p.Bytes), percent(p))
+		l.a.note("%s: %s, %s%s", title(*e.Run), plural(p.Entries, "entry", "entries"), size(p.Bytes), percent(p))
 	}
 }
 
@@ -101,7 +112,7 @@ func (b *bar) counters() string {
 	if elapsed > time.Second {
 		rate = fmt.Sprintf("  %s/s", size(int64(float64(p.Bytes)/elapsed.Seconds())))
 	}
-	return fmt.Sprintf(" %s entries  %s%s%s  %s", count(p.Entries), size(p.Bytes), percent(p), rate, span(elapsed))
+	return fmt.Sprintf(" %s  %s%s%s  %s", plural(p.Entries, "entry", "entries"), size(p.Bytes), percent(p), rate, span(elapsed))
 }
 
 func (b *bar) event(e api.Event) {

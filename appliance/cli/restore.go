@@ -23,7 +23,7 @@ whole paths are made below that directory (--flat: files directly in it, without
 that exist are kept, unless --mode says overwrite, or new-version: then the restored one gets a new
 name. --verify compares with what is there and writes nothing.
 
-A stream is restored into a directory as a file (--to), or into a command that runs on the client and
+A stream is restored into a file (--to), or into a command that runs on the client and
 reads it on standard input: a line for its shell by --command, or a program after --.
 
 ` + idHelp + `
@@ -62,7 +62,7 @@ The exit code is 0 for success, 3 for warning, 4 for error or cancelled.`,
 	})
 	f := cmd.Flags()
 	f.StringVarP(&r.Client, "client", "c", "", "client to restore to (default: the saveset's own)")
-	f.StringVar(&r.To, "to", "", "directory on the client to restore below (default: the original place)")
+	f.StringVar(&r.To, "to", "", "directory on the client to restore below, or a stream's file (default: the original place)")
 	f.StringVarP(&mode, "mode", "m", string(api.RestoreKeep), "files that exist: keep, overwrite or new-version")
 	f.StringArrayVar(&r.Include, "include", nil, "only entries that match this pattern; may be repeated")
 	f.StringArrayVarP(&r.Exclude, "exclude", "x", nil, "no entries that match this pattern; may be repeated")

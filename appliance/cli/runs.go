@@ -85,12 +85,12 @@ func (a *app) result(w io.Writer, r api.Run) {
 	if r.LevelRequested != "" && (r.LevelRequested != r.LevelEffective || r.LevelReason != "requested") && r.LevelReason != "" {
 		fmt.Fprintf(w, "  %s was asked for: %s\n", r.LevelRequested, reasonText(r.LevelReason))
 	}
-	fmt.Fprintf(w, "  %s entries, %s; %s\n", count(p.Entries), size(p.Bytes), movedText(r))
+	fmt.Fprintf(w, "  %s, %s; %s\n", plural(p.Entries, "entry", "entries"), size(p.Bytes), movedText(r))
 	if t := stagesText(r); t != "" {
 		fmt.Fprintf(w, "  busy: %s\n", t)
 	}
 	if r.Warnings > 0 {
-		fmt.Fprintf(w, "  %s warnings: 'coffer run log %s' shows them\n", count(r.Warnings), r.ID)
+		fmt.Fprintf(w, "  %s: 'coffer run log %s' shows them\n", plural(r.Warnings, "warning", "warnings"), r.ID)
 	}
 	if r.Kind == api.RunBackup && r.Saveset != "" {
 		fmt.Fprintf(w, "  saveset %s\n", r.Saveset)
@@ -121,7 +121,7 @@ func stagesText(r api.Run) string {
 		name    string
 		seconds float64
 	}{{"source", s.Source}, {"hashing", s.Hashing}, {"compression", s.Compress}, {"network", s.Network}, {"store", s.Store}} {
-		if x.seconds > 0 {
+		if x.seconds >= 0.05 {
 			parts = append(parts, x.name+" "+span(time.Duration(x.seconds*float64(time.Second))))
 		}
 	}

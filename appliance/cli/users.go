@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -95,14 +96,20 @@ func (a *app) userAddCmd() *cobra.Command {
 
 func (a *app) roleFlags(cmd *cobra.Command) {
 	_ = cmd.MarkFlagRequired("role") // where it is a flag
-	var roles []string
-	for _, r := range api.Roles() {
-		roles = append(roles, string(r))
-	}
 	if cmd.Flags().Lookup("role") != nil {
-		flagValues(cmd, "role", roles...)
+		flagValues(cmd, "role", roleNames("")...)
 	}
 	flagComplete(cmd, "client", a.clientNames())
+}
+
+// roleNames lists the roles that begin with prefix.
+func roleNames(prefix string) (out []string) {
+	for _, r := range api.Roles() {
+		if strings.HasPrefix(string(r), prefix) {
+			out = append(out, string(r))
+		}
+	}
+	return out
 }
 
 func (a *app) userRoleCmd() *cobra.Command {
@@ -126,11 +133,10 @@ func (a *app) userRoleCmd() *cobra.Command {
 		if len(args) == 0 {
 			return names(cmd, args, word)
 		}
-		var roles []string
-		for _, r := range api.Roles() {
-			roles = append(roles, string(r))
+		if len(args) > 1 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return roles, cobra.ShellCompDirectiveNoFileComp
+		return roleNames(word), cobra.ShellCompDirectiveNoFileComp
 	}
 	return cmd
 }
@@ -153,7 +159,7 @@ for. The token is shown this once; programs take it from the variable COFFER_TOK
 				return err
 			}
 			return a.print(t, func(w io.Writer) {
-				fmt.Fprintf(w, "API token %s (%s) of %s, valid until %s:\n\n  %s\n", t.ID, safe(t.Name), t.User, a.clockOr(t.ExpiresAt, "removed"), t.Secret)
+				fmt.Fprintf(w, "API token %s (%s) of %s, valid until %s:\n\n  %s\n", t.ID, safe(t.Name), t.User, a.clockOr(t.ExpiresAt, "it is removed"), t.Secret)
 			})
 		}),
 	}
@@ -166,7 +172,7 @@ for. The token is shown this once; programs take it from the variable COFFER_TOK
 				return err
 			}
 			return printList(a, tokens, "There are no API tokens.", newTable("ID", "NAME", "USER", "MADE", "VALID UNTIL", "LAST USED"), func(t api.Token) []string {
-				return []string{t.ID, t.Name, t.User, a.clock(t.CreatedAt), a.clockOr(t.ExpiresAt, "removed"), a.clockOr(t.LastUsed, "never")}
+				return []string{t.ID, t.Name, t.User, a.clock(t.CreatedAt), a.clockOr(t.ExpiresAt, "no end"), a.clockOr(t.LastUsed, "never")}
 			})
 		}),
 	}
