@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -129,7 +130,7 @@ func (a *app) show(e *api.Error) {
 	}
 	fmt.Fprintf(a.Err, "coffer: %s\n", safe(e.Message))
 	for _, f := range e.Fields {
-		fmt.Fprintf(a.Err, "  %s\n", safe(f.String()))
+		fmt.Fprintf(a.Err, "  %s\n", safe(strings.TrimPrefix(f.String(), "body.")))
 	}
 	if e.Hint != "" {
 		fmt.Fprintf(a.Err, "hint: %s\n", safe(e.Hint))

@@ -148,7 +148,11 @@ func (a *app) printEntries(l api.Listing, names bool) error {
 	var b strings.Builder
 	for _, e := range items {
 		if names {
-			fmt.Fprintln(&b, safe(e.RawName()))
+			name := e.RawName() // its very bytes for programs
+			if a.Terminal {
+				name = safe(name)
+			}
+			fmt.Fprintln(&b, name)
 			continue
 		}
 		t.add(modeText(e), fmt.Sprint(e.UID), fmt.Sprint(e.GID), sizeCell(e), a.clock(e.MTime), nameCell(e))
