@@ -181,8 +181,14 @@ func (s *site) Authenticate(_ context.Context, cert *x509.Certificate) (string, 
 	return cert.Subject.CommonName, nil
 }
 
-func (s *site) Connected(client string, _ sms.Hello, _ net.Addr) { s.connected <- client }
-func (s *site) Disconnected(string, error)                       {}
+func (s *site) Connected(client string, _ sms.Hello, _ net.Addr) {
+	select {
+	case s.connected <- client:
+	default:
+	}
+}
+
+func (s *site) Disconnected(string, error) {}
 
 func (s *site) Enrol(_ context.Context, e sms.Enrol, _ net.Addr) (sms.EnrolResult, error) {
 	s.mu.Lock()

@@ -63,11 +63,7 @@ func (l *Link) Open(ctx context.Context, token sms.Token) (*Session, error) {
 	s := &Session{link: l, token: token, done: make(chan struct{}), lanes: map[uint8]*lane{}, reopened: make(chan struct{})}
 	s.run = newPipe(runWindow, s.done, s.Err)
 	s.inflight = newInflight(s.done, s.Err)
-	conn, err := l.conn(ctx, nil)
-	if err != nil {
-		return nil, fmt.Errorf("open run: %w", err)
-	}
-	at, err := s.open(ctx, conn, false, &s.welcome)
+	at, err := s.openAnywhere(ctx, nil, false, &s.welcome)
 	if err != nil {
 		return nil, fmt.Errorf("open run: %w", err)
 	}
@@ -141,28 +137,35 @@ func (s *Session) reopen(ctx context.Context, old *attachment) (*attachment, uin
 	if last.Err() == nil {
 		last = nil // the stream alone was lost
 	}
+	var w sms.RunWelcome
+	at, err := s.openAnywhere(ctx, last, true, &w)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = sms.Errorf(sms.CodeTimeout, "no connection to the appliance for %v", window)
+	}
+	return at, w.Received, err
+}
+
+// openAnywhere opens the run on a connection other than last, and on the next one where that is lost.
+func (s *Session) openAnywhere(ctx context.Context, last *sms.Conn, resume bool, w *sms.RunWelcome) (*attachment, error) {
 	for {
 		conn, err := s.link.conn(ctx, last)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = sms.Errorf(sms.CodeTimeout, "no connection to the appliance for %v", window)
-		}
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
-		var w sms.RunWelcome
-		at, err := s.open(ctx, conn, true, &w)
+		at, err := s.open(ctx, conn, resume, w)
 		if err == nil {
-			return at, w.Received, nil
+			return at, nil
 		}
 		if e, ok := errors.AsType[*sms.Error](err); ok && conn.Err() == nil {
-			return nil, 0, e
+			return nil, e
 		}
 		last = conn
-		if conn.Err() == nil && ctx.Err() == nil { // the stream alone was lost
+		if conn.Err() == nil { // the stream alone was lost
 			last = nil
 			select {
 			case <-time.After(reopenPause):
 			case <-ctx.Done():
+				return nil, ctx.Err()
 			}
 		}
 	}
