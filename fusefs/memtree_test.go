@@ -99,8 +99,9 @@ type memDir struct {
 	*memNode
 	volatile bool
 
-	mu      sync.Mutex // guards entries and, once mounted, attr
+	mu      sync.Mutex // guards entries, names and, once mounted, attr
 	entries map[string]Node
+	names   []string // sorted, once listed
 	listed  atomic.Int64
 }
 
@@ -131,9 +132,11 @@ func (d *memDir) List(ctx context.Context, from uint64, yield func(Dirent) bool)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	names := slices.Sorted(maps.Keys(d.entries))
-	for i := int(from); i < len(names); i++ {
-		if !yield(Dirent{Name: names[i], Node: d.entries[names[i]], Next: uint64(i + 1)}) {
+	if len(d.names) != len(d.entries) {
+		d.names = slices.Sorted(maps.Keys(d.entries))
+	}
+	for i := int(from); i < len(d.names); i++ {
+		if !yield(Dirent{Name: d.names[i], Node: d.entries[d.names[i]], Next: uint64(i + 1)}) {
 			return nil
 		}
 	}

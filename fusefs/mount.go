@@ -38,6 +38,9 @@ type Options struct {
 	FSName string
 	// Timeout is when a request ends with EIO; 0 = 60 s.
 	Timeout time.Duration
+	// MaxInodes is how many files the kernel may hold in its caches, beside those in use, before the oldest are dropped:
+	// each takes about half a KiB here. 0 = 200,000.
+	MaxInodes int
 	// Space is what df shows; nil = nothing.
 	Space func() Space
 	// Logger takes a line for each failed request; nil = slog.Default().
@@ -50,6 +53,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = time.Minute
+	}
+	if o.MaxInodes == 0 {
+		o.MaxInodes = 200_000
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -118,8 +124,13 @@ func mount(ctx context.Context, dir string, root Dir, o Options) (*Mounted, erro
 	m := &Mounted{dir: dir, server: s, done: make(chan struct{})}
 	go func() {
 		defer close(m.done)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			s.inodes.prune(s.watch.base, func(parent uint64, name string) { _ = fs.EntryNotify(parent, name) })
+		})
 		fs.Serve()
 		s.watch.close()
+		wg.Wait()
 	}()
 	m.prepare(o.Logger)
 	return m, nil

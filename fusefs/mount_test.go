@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -219,6 +220,38 @@ func TestVolatileDirectoryShowsWhatComes(t *testing.T) {
 			t.Fatalf("after %v: %v, %v, %v", 5*moment, names, err, statErr)
 		}
 		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// TestInodesAreBounded lists more files than the kernel may hold: it is made to forget, and all are there still.
+func TestInodesAreBounded(t *testing.T) {
+	var mt memTree
+	dir, m, _ := mountTree(t, mt.dir(map[string]Node{"wide": mt.wide(20000)}), Options{MaxInodes: 1000})
+	open, err := os.Open(filepath.Join(dir, "wide/entry-000007"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	for range 2 {
+		entries, err := os.ReadDir(filepath.Join(dir, "wide"))
+		if err != nil || len(entries) != 20000 {
+			t.Fatalf("listed %d, %v", len(entries), err)
+		}
+		for _, e := range entries[10000:] {
+			if _, err := e.Info(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		deadline := time.Now().Add(10 * time.Second)
+		for m.Inodes() > 1000 && time.Now().Before(deadline) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := m.Inodes(); n > 1000 {
+			t.Errorf("the kernel holds %d inodes", n)
+		}
+	}
+	if b, err := io.ReadAll(open); err != nil || string(b) != "7" {
+		t.Errorf("the open file: %q, %v", b, err)
 	}
 }
 

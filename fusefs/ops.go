@@ -32,7 +32,7 @@ func (s *server) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, o
 		if err != nil {
 			return err
 		}
-		return s.enter(ctx, dir, n, out)
+		return s.enter(ctx, dir, h.NodeId, name, n, out)
 	})
 	if st == fuse.ENOENT {
 		out.NodeId = 0
@@ -43,12 +43,12 @@ func (s *server) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, o
 }
 
 // enter fills the answer for a node found in dir, and counts the kernel's reference to it.
-func (s *server) enter(ctx context.Context, dir Dir, n Node, out *fuse.EntryOut) error {
+func (s *server) enter(ctx context.Context, dir Dir, parent uint64, name string, n Node, out *fuse.EntryOut) error {
 	a, err := n.Attr(ctx)
 	if err != nil {
 		return err
 	}
-	out.NodeId, _ = s.inodes.add(n)
+	out.NodeId = s.inodes.add(n, parent, name)
 	fill(&out.Attr, &a)
 	out.SetEntryTimeout(entryFor(dir))
 	out.SetAttrTimeout(attrFor(n))

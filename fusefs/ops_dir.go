@@ -42,7 +42,7 @@ func (s *server) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.
 		if d.Node == nil {
 			return true // "." and "..": the kernel knows them
 		}
-		if err := s.enter(ctx, dir, d.Node, entry); err != nil {
+		if err := s.enter(ctx, dir, in.NodeId, d.Name, d.Node, entry); err != nil {
 			// NodeId 0: the kernel asks again when somebody wants this entry, and then tells them of the error.
 			*entry = fuse.EntryOut{}
 		}

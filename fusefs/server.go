@@ -43,7 +43,7 @@ var _ fuse.RawFileSystem = (*server)(nil)
 func newServer(root Dir, o Options) *server {
 	return &server{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		inodes:        newTable(root),
+		inodes:        newTable(root, o.MaxInodes),
 		watch:         newWatch(o.Timeout),
 		space:         o.Space,
 		log:           o.Logger,

@@ -67,6 +67,43 @@ func TestLookupAndForget(t *testing.T) {
 	}
 }
 
+func TestTableTellsTheOldest(t *testing.T) {
+	var mt memTree
+	tab := newTable(mt.dir(nil), 100)
+	for i := range 90 {
+		num := tab.add(mt.file(nil), rootID, fmt.Sprint(i))
+		if i%2 == 0 {
+			tab.forget(num, 1)
+		}
+	}
+	tab.add(mt.dir(nil), rootID, "dir")
+	if old := tab.oldest(10); len(old) != 0 || len(tab.full) != 0 {
+		t.Fatalf("%d of %d inodes are too many", len(old), tab.size())
+	}
+	for i := range 100 {
+		tab.add(mt.file(nil), rootID, fmt.Sprint("more ", i))
+	}
+	if len(tab.full) != 1 {
+		t.Error("a full table says nothing")
+	}
+	old := tab.oldest(50)
+	if len(old) != 50 || old[0].name != "1" || old[44].name != "89" || old[45].name != "more 0" {
+		t.Errorf("oldest: %d, %q …", len(old), old[0].name)
+	}
+}
+
+// TestQueueStaysSmall makes and forgets inodes: those that are gone take no room.
+func TestQueueStaysSmall(t *testing.T) {
+	var mt memTree
+	tab := newTable(mt.dir(nil), 100)
+	for range 100_000 {
+		tab.forget(tab.add(mt.file(nil), rootID, "x"), 1)
+	}
+	if cap(tab.queue) > 2048 {
+		t.Errorf("the queue has room for %d", cap(tab.queue))
+	}
+}
+
 func TestMissingNamesAreRemembered(t *testing.T) {
 	var mt memTree
 	volatile := mt.dir(nil)

@@ -1,8 +1,10 @@
 package savesettree
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"strings"
 
 	"coffer/dedup/recipe"
 	"coffer/fusefs"
@@ -29,6 +31,7 @@ var (
 
 // newNode makes the node of an entry. parent is its directory.
 func newNode(parent *dir, rank uint64, e recipe.Entry) fusefs.Node {
+	detach(&e)
 	n := node{set: parent.set, ino: parent.ino + 1 + rank, e: e}
 	switch e.Mode & recipe.ModeType {
 	case recipe.ModeDir:
@@ -39,6 +42,16 @@ func newNode(parent *dir, rank uint64, e recipe.Entry) fusefs.Node {
 		return &symlink{node: n}
 	}
 	return &n
+}
+
+// detach gives an entry memory of its own: it lives as long as the kernel remembers the file, and would keep the record of
+// a whole leaf for that time.
+func detach(e *recipe.Entry) {
+	e.Name, e.Target = strings.Clone(e.Name), strings.Clone(e.Target)
+	for i := range e.Xattrs { // the slice is the entry's already
+		x := &e.Xattrs[i]
+		x.Name, x.Value = strings.Clone(x.Name), bytes.Clone(x.Value)
+	}
 }
 
 // ID implements fusefs.Node: a link group is one file, whatever its names.
