@@ -133,6 +133,7 @@ func (a *agentConn) serve(ctx context.Context) {
 	}
 	a.log.Info("agent connected", "hostname", a.hello.Hostname, "agent", a.hello.Agent, "os", a.hello.OS, "arch", a.hello.Arch)
 	a.srv.opts.Clients.Connected(a.client, a.hello, a.conn.RemoteAddr())
+	defer a.expectBack()()
 	var streams sync.WaitGroup
 	for {
 		st, err := a.conn.Accept(ctx)

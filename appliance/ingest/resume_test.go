@@ -156,6 +156,29 @@ func TestRunThatIsNotResumedEnds(t *testing.T) {
 	}
 }
 
+// An agent that was killed and started again does not know its run: the run must not wait for the whole window.
+func TestRestartedAgentLosesItsRun(t *testing.T) {
+	s := newSite(t, func(o *ingest.Options) { o.ReturnGrace = 50 * time.Millisecond })
+	p := newProxy(t, s.addr)
+	ctx := testContext(t)
+	link, stop := s.agent(p.addr(), "web1", nil)
+	r, _ := s.backup("web1", nil)
+	res := wait(ctx, r)
+	run, err := link.Open(ctx, r.Token())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = p.ln.Close()
+	p.cut()
+	_, stopAgain := s.agent(s.addr, "web1", nil)
+	defer stopAgain()
+	if got := <-res; sms.CodeOf(got.Err) != sms.CodeTimeout {
+		t.Errorf("the run ended with %v, want a timeout", got.Err)
+	}
+	stop()
+	_ = run.Close()
+}
+
 func TestCancelReachesTheAgent(t *testing.T) {
 	s := newSite(t, nil)
 	ctx := testContext(t)

@@ -58,6 +58,8 @@ type Options struct {
 	MaxConns int
 	// ResumeWindow is for how long a run waits for its agent to come back, or to open it after its order was accepted.
 	ResumeWindow time.Duration
+	// ReturnGrace is for how long a run waits for an agent that is connected again.
+	ReturnGrace time.Duration
 	// KeepAlive and DeadAfter: see sms.Options.
 	KeepAlive, DeadAfter time.Duration
 	Now                  func() time.Time
@@ -75,6 +77,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.ResumeWindow <= 0 {
 		o.ResumeWindow = DefaultResumeWindow
+	}
+	if o.ReturnGrace <= 0 {
+		o.ReturnGrace = DefaultReturnGrace
 	}
 	if o.Now == nil {
 		o.Now = time.Now
