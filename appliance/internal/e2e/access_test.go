@@ -31,7 +31,7 @@ func TestEnrolment(t *testing.T) {
 	}
 	source := l.task("revoked")
 	write(t, filepath.Join(source, "f"), []byte("f"))
-	l.ok("client", "revoke", client, "--yes")
+	l.ok("client", "revoke", client)
 	for range 100 {
 		if decode[api.Client](l, "client", "show", client).State == api.ClientRevoked {
 			break
@@ -56,7 +56,7 @@ func TestRoles(t *testing.T) {
 	write(t, password, []byte("first password of her\n"))
 	changed := l.path("user-changed")
 	write(t, changed, []byte("second password of her\n"))
-	l.ok("user", "add", "rita", "--role", "restore", "--clients", client, "--password-file", password)
+	l.ok("user", "add", "rita", "--role", "restore", "--client", client, "--password-file", password)
 	fp, err := l.Fingerprint()
 	if err != nil {
 		t.Fatal(err)
@@ -113,6 +113,9 @@ func TestDataDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := l.agent.Launch(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.agent.WaitOnline(ctx); err != nil {
 		t.Fatal(err)
 	}
 }

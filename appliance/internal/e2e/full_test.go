@@ -47,7 +47,7 @@ func fill(t *testing.T, dir string, free int64) (remove func()) {
 		t.Fatal(err)
 	}
 	size := int64(st.Bavail)*st.Bsize - free
-	path := filepath.Join(dir, "ballast")
+	path := filepath.Join(dir, "filler")
 	if size <= 0 {
 		return func() {}
 	}

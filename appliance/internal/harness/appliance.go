@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -75,8 +76,8 @@ func (a *Appliance) Launch(ctx context.Context) error {
 	}
 	a.daemon = p
 	for {
-		if conn, err := net.DialTimeout("tcp", a.REST, time.Second); err == nil {
-			return conn.Close()
+		if a.answers() {
+			return nil
 		}
 		select {
 		case <-p.gone:
@@ -86,6 +87,17 @@ func (a *Appliance) Launch(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// answers reports whether the API takes TLS connections: the daemon holds its
+// ports before it serves them.
+func (a *Appliance) answers() bool {
+	dialer := &net.Dialer{Timeout: time.Second}
+	conn, err := tls.DialWithDialer(dialer, "tcp", a.REST, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		return false
+	}
+	return conn.Close() == nil
 }
 
 // PID is the daemon's process id.
