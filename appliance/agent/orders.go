@@ -95,7 +95,8 @@ func (a *Agent) cancel(o sms.CancelOrder) {
 
 // work opens a run, does what is ordered and tells how it ended.
 func (a *Agent) work(ctx context.Context, cancel context.CancelCauseFunc, token sms.Token, do work) error {
-	opening, stop := context.WithTimeout(ctx, openTimeout)
+	// A run that is cancelled while it opens is opened all the same: only then can the appliance be told.
+	opening, stop := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
 	run, err := a.link.Open(opening, token)
 	stop()
 	if err != nil {
