@@ -86,7 +86,7 @@ func (s *Store) decode(ctx context.Context, dir *container.Directory, i uint32) 
 	if err != nil {
 		return nil, wrap("read frame", loc.String(), err)
 	}
-	plain, err := r.dec.Decode(f, make([]byte, 0, f.PlainLen()))
+	plain, err := r.dec.Decode(f, nil)
 	if err == nil {
 		err = f.Verify(r.hasher(dir.Kind()), plain)
 	}
