@@ -13,11 +13,8 @@ func (s *Stream) nextSeqLocked(h header) error {
 
 // growLocked enlarges a data window where the sender is held up by it and the budget allows. It returns what must be
 // borrowed for a message that does not fit otherwise.
-func (s *Stream) growLocked(in *inbox, h header) (loan int64) {
-	need := in.cost + messageCost(int64(h.Rest)) - in.window
-	if h.Rest == 0 {
-		need = 0
-	}
+func (s *Stream) growLocked(in *inbox) (loan int64) {
+	need := in.total - in.window
 	g := int64(0)
 	switch {
 	case need > 0:
@@ -32,7 +29,8 @@ func (s *Stream) growLocked(in *inbox, h header) (loan int64) {
 		s.enlargeLocked(in, g)
 		return 0
 	}
-	if need > 0 && in.loan == 0 && s.giveUp == nil {
+	if need > 0 && !in.asked {
+		in.asked = true
 		return need
 	}
 	return 0
@@ -50,7 +48,6 @@ func (s *Stream) borrow(n int64) {
 	c := s.c
 	giveUp := c.opts.Budget.borrow(n, func() {
 		c.mu.Lock()
-		s.giveUp = nil
 		in := &s.in[ClassData]
 		if s.gone || !in.arriving {
 			c.mu.Unlock()
@@ -62,12 +59,10 @@ func (s *Stream) borrow(n int64) {
 		c.mu.Unlock()
 	})
 	c.mu.Lock()
-	// Only the reader borrows, and the message cannot have ended since: a loan that is not there yet is still waiting.
-	waiting := s.in[ClassData].loan == 0 && !s.gone
-	if waiting {
-		s.giveUp = giveUp
-	}
 	gone := s.gone
+	if !gone {
+		s.giveUp = giveUp // where the loan is there already this does nothing
+	}
 	c.mu.Unlock()
 	if gone {
 		giveUp()
@@ -83,10 +78,7 @@ func (r *Received) Release() {
 	back := int64(0)
 	if !s.gone {
 		in.owed += r.cost
-		back = r.loan
-		if back == 0 && in.window > DataWindow && r.Type.Class() == ClassData && c.opts.Budget.pressed() {
-			back = min(in.window-DataWindow, in.owed)
-		}
+		back = in.spareLocked(r, c.opts.Budget)
 		in.window -= back
 		in.owed -= back
 		s.extra -= back
@@ -100,6 +92,23 @@ func (r *Received) Release() {
 	c.opts.Budget.giveBack(back)
 	r.Payload = nil
 	r.buf.Release()
+}
+
+// spareLocked returns by how much the window shrinks when r is released: by its loan, or by what it has grown where the
+// budget is under pressure. INVARIANT: while a large message arrives the window does not shrink, for the message may have
+// counted on it: its sender would wait for credit that never comes. A loan then passes to that message.
+func (in *inbox) spareLocked(r *Received, b *Budget) int64 {
+	if in.arriving && in.total > DataWindow {
+		in.loan += r.loan
+		return 0
+	}
+	if r.loan > 0 {
+		return r.loan
+	}
+	if r.Type.Class() == ClassData && in.window > DataWindow && b.pressed() {
+		return min(in.window-DataWindow, in.owed)
+	}
+	return 0
 }
 
 // creditLocked takes credit from the peer.

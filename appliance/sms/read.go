@@ -66,7 +66,7 @@ func (c *Conn) admit(h header) (s *Stream, in *inbox, loan int64, err error) {
 	}
 	in.cost += cost
 	if class == ClassData {
-		loan = s.growLocked(in, h)
+		loan = s.growLocked(in)
 	}
 	return s, in, loan, nil
 }
@@ -86,7 +86,7 @@ func (c *Conn) ours(id uint32) bool { return (id%2 == 0) == (c.side == Appliance
 func (c *Conn) deliver(s *Stream, in *inbox) {
 	c.mu.Lock()
 	r := &Received{Type: in.typ, Payload: in.buf.B, buf: in.buf, stream: s, cost: in.cost, loan: in.loan}
-	in.buf, in.cost, in.loan, in.arriving = nil, 0, 0, false
+	in.buf, in.cost, in.loan, in.arriving, in.asked = nil, 0, 0, false, false
 	var giveUp func() bool
 	if r.Type.Class() == ClassData {
 		giveUp, s.giveUp = s.giveUp, nil

@@ -61,8 +61,10 @@ type inbox struct {
 	buf      *Buffer
 	rest     uint32
 	cost     int64
+	total    int64 // cost of the whole message
 	loan     int64
 	arriving bool
+	asked    bool // for a loan
 
 	// INVARIANT: window = avail (what the peer may send) + owed (consumed, not yet told) + what is held here.
 	window, avail, owed int64
@@ -273,9 +275,9 @@ func (in *inbox) read(br *bufio.Reader, h header) ([]byte, error) {
 func (in *inbox) begin(h header) error {
 	total := h.Length + h.Rest
 	if in.buf == nil {
-		in.typ = h.Type
+		in.typ, in.total = h.Type, messageCost(int64(total))
 		n := total
-		if messageCost(int64(total)) > in.window {
+		if in.total > in.window {
 			n = h.Length // memory is for what has credit
 		}
 		in.buf = NewBuffer(int(n))
