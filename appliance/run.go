@@ -25,6 +25,8 @@ import (
 const (
 	// stopRuns is how long runs have to end at a stop; with the rest of the stop it stays below 30 s.
 	stopRuns = 20 * time.Second
+	// tellPatience is how long watchers have to read how runs ended.
+	tellPatience = 2 * time.Second
 	// housekeeping is how often last-seen times are kept and the catalog's reserve is looked after.
 	housekeeping = time.Minute
 )
@@ -71,6 +73,8 @@ type appliance struct {
 	agents    *ingest.Server
 	jobs      *jobs.Manager
 	mount     *mountKeeper
+
+	watchers watchers
 }
 
 // open makes everything ready to serve. What it opened before it failed is closed by close.
@@ -146,7 +150,11 @@ func (a *appliance) serve(ctx context.Context) error {
 		a.log.Info("appliance stops", "runs", a.jobs.Active())
 	case <-failed.Done():
 	}
+	a.watchers.close()
 	err = a.stopRuns()
+	if !a.watchers.wait(tellPatience) {
+		a.log.Warn("not every watcher was told how its run ended")
+	}
 	a.mount.stop()
 	stop()
 	return errors.Join(group.Wait(), err)

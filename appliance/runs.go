@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
+	"time"
 
 	"coffer/api"
 	"coffer/api/server"
@@ -97,10 +99,14 @@ func (r runs) Subscribe(ctx context.Context, f api.EventFilter) (<-chan api.Even
 			return nil, err
 		}
 	}
-	in := r.jobs.Subscribe(ctx, f.Run)
 	out := make(chan api.Event)
-	// The goroutine ends when ctx does, or the channel that it reads.
+	if !r.watchers.add() {
+		return nil, api.Errorf(api.CodeShuttingDown, "the appliance is stopping")
+	}
+	in := r.jobs.Subscribe(ctx, f.Run)
+	// The goroutine ends when ctx does, or the channel that it reads; the stop waits for it.
 	go func() {
+		defer r.watchers.done()
 		defer close(out)
 		for e := range in {
 			converted, ok := r.event(ctx, e)
@@ -115,6 +121,44 @@ func (r runs) Subscribe(ctx context.Context, f api.EventFilter) (<-chan api.Even
 		}
 	}()
 	return out, nil
+}
+
+// watchers counts those who follow events, so that a stop can wait until they were told how runs ended.
+type watchers struct {
+	mu     sync.Mutex // guards closed; add holds it, so that no one is added to a group that is waited for
+	closed bool
+	group  sync.WaitGroup
+}
+
+// add counts one more; false once wait was called.
+func (w *watchers) add() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed {
+		w.group.Add(1)
+	}
+	return !w.closed
+}
+
+func (w *watchers) done() { w.group.Done() }
+
+// close lets nobody in any more.
+func (w *watchers) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+}
+
+// wait waits until all are done, or for as long as it has patience.
+func (w *watchers) wait(patience time.Duration) bool {
+	told := make(chan struct{})
+	go func() { defer close(told); w.group.Wait() }()
+	select {
+	case <-told:
+		return true
+	case <-time.After(patience):
+		return false
+	}
 }
 
 // event converts an event; false where there is nothing to tell any more.
