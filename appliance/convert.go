@@ -68,13 +68,22 @@ func apiRun(i jobs.Info) api.Run {
 		LevelRequested: api.Level(i.LevelRequested), LevelEffective: api.Level(i.Level), LevelReason: i.LevelReason, Saveset: i.Saveset,
 		QueuedAt: i.Queued, StartedAt: at(i.Started), EndedAt: at(i.Ended), Reason: i.Reason, Hint: i.Hint, Warnings: i.Warnings,
 		Progress: apiProgress(i)}
-	if len(i.Request) > 0 {
-		var req api.RestoreRequest
-		if json.Unmarshal(i.Request, &req) == nil { // written by us; what does not read is not shown
-			out.Restore = &req
-		}
-	}
+	out.Restore = restoreRequest(i.Request)
 	return out
+}
+
+// restoreRequest is what a restore was asked to do; nil for other runs, and for what does not read.
+func restoreRequest(raw json.RawMessage) *api.RestoreRequest {
+	var req api.RestoreRequest
+	if len(raw) == 0 || json.Unmarshal(raw, &req) != nil {
+		return nil
+	}
+	return &req
+}
+
+func verifies(raw json.RawMessage) bool {
+	req := restoreRequest(raw)
+	return req != nil && req.Verify
 }
 
 func apiProgress(i jobs.Info) api.Progress {
@@ -92,7 +101,11 @@ func apiProgress(i jobs.Info) api.Progress {
 	p.CurrentPath, _ = api.Text(string(i.Progress.Current))
 	if i.Kind == catalog.RunRestore {
 		p.FilesChanged, p.FilesSame, p.SkippedFiles = 0, 0, int64(c.Unchanged)
-		p.FilesNew = int64(c.Files)
+		if verifies(i.Request) {
+			p.VerifiedFiles = max(0, int64(c.Files)-p.DifferFiles)
+		} else {
+			p.FilesNew = int64(c.Files)
+		}
 	}
 	return p
 }

@@ -56,13 +56,13 @@ func killed(t *testing.T, times int, kill func(l *lab), revive func(ctx context.
 	copyTree(t, source, reference)
 	cut := 0
 	for i := range times {
-		bulk(t, filepath.Join(source, fmt.Sprintf("more%02d", i)), 800, 100<<10, seed+uint64(i)+1)
+		bulk(t, filepath.Join(source, fmt.Sprintf("more%02d", i)), 1500, 100<<10, seed+uint64(i)+1)
 		done := make(chan api.Run, 1)
 		go func() {
 			run, _ := l.Run(context.WithoutCancel(t.Context()), "backup", "crash")
 			done <- run
 		}()
-		time.Sleep(50*time.Millisecond + time.Duration(rng.Int64N(int64(full))))
+		time.Sleep(50*time.Millisecond + time.Duration(rng.Int64N(int64(full)*2/3)))
 		kill(l)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		if err := revive(ctx, l); err != nil {
