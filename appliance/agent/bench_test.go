@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"coffer/appliance/agent/agenttest"
 	"coffer/appliance/agent/backup"
@@ -49,5 +50,38 @@ func BenchmarkRestore(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StartTimer()
+	}
+}
+
+// BenchmarkOverTheWire does the whole way with a real store in this process: FULL, unchanged INCR, restore into memory.
+func BenchmarkOverTheWire(b *testing.B) {
+	tree := os.Getenv("COFFER_BENCH_TREE")
+	if tree == "" {
+		b.Skip("COFFER_BENCH_TREE names no tree")
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "coffer-bench-")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	a := newAppliance(b, 0)
+	a.agent()
+	order := sms.BackupOrder{Sources: []sms.Path{sms.Path(tree)}}
+	for b.Loop() {
+		start, cpu := time.Now(), agenttest.CPUSeconds()
+		lap := func(what string) {
+			b.ReportMetric(time.Since(start).Seconds(), what+"-s")
+			b.ReportMetric(agenttest.CPUSeconds()-cpu, what+"-cpu-s")
+			start, cpu = time.Now(), agenttest.CPUSeconds()
+		}
+		full, _ := a.backup(order, nil)
+		lap("full")
+		_, k := a.backup(order, &full)
+		lap("incr")
+		b.ReportMetric(float64(k.commit.Counters.Unchanged), "unchanged")
+		out, _ := a.restore(full, sms.RestoreOrder{Target: sms.Path(filepath.Join(dir, "t"))})
+		lap("restore")
+		b.ReportMetric(float64(out.Counters.Entries), "entries")
+		_ = os.RemoveAll(filepath.Join(dir, "t"))
 	}
 }
