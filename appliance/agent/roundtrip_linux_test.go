@@ -1,11 +1,13 @@
 package agent_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"coffer/appliance/agent/agenttest"
 	"coffer/appliance/agent/backup"
@@ -375,5 +377,15 @@ func TestExcludes(t *testing.T) {
 	want := "a a/keep.tmp b b/cache b/cache/x cache cache/deep cache/deep/source cache/deep/source/f"
 	if got := list(t, filepath.Join(dst, src)); got != want {
 		t.Errorf("saved %s, want %s", got, want)
+	}
+}
+
+// contextAfter is cancelled with a cause after a while.
+func contextAfter(t *testing.T, d time.Duration, cause error) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	timer := time.AfterFunc(d, func() { cancel(cause) })
+	return ctx, func() {
+		timer.Stop()
+		cancel(nil)
 	}
 }
