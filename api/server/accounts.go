@@ -168,7 +168,12 @@ type tokenInput struct {
 
 func (in *tokenInput) audit() (object, detail string) { return in.Body.Name, "" }
 
+// addToken wants a login: a leaked token with an end must not make one without.
 func (s *Server) addToken(ctx context.Context, in *tokenInput) (*body[api.NewToken], error) {
+	if !callerOf(ctx).Session {
+		return nil, api.Errorf(api.CodeForbidden, "an API token cannot make further API tokens").
+			WithHint("log in with 'coffer login' first")
+	}
 	if t := in.Body.ExpiresAt; t != nil && !t.After(time.Now()) {
 		return nil, api.Errorf(api.CodeBadRequest, "the token would expire in the past, at %s", t.UTC().Format(time.RFC3339))
 	}

@@ -240,6 +240,26 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestAPITokensAreLesserThanLogins checks what a token may not do although its user may.
+func TestAPITokensAreLesserThanLogins(t *testing.T) {
+	_, c := start(t)
+	_, data := c.as("root").do("POST", "/tokens", `{"name":"script"}`)
+	var tok api.NewToken
+	if err := json.Unmarshal(data, &tok); err != nil {
+		t.Fatal(err)
+	}
+	script := *c
+	script.token = tok.Secret
+	if res, data := script.do("GET", "/clients", ""); res.StatusCode != 200 {
+		t.Errorf("a token cannot list clients: %s", data)
+	}
+	for _, k := range [][3]string{{"POST", "/tokens", `{"name":"another"}`}, {"PUT", "/password", `{"old":"correct horse battery","new":"a new password"}`}} {
+		if res, data := script.do(k[0], k[1], k[2]); res.StatusCode != http.StatusForbidden {
+			t.Errorf("%s %s: %s: %s", k[0], k[1], res.Status, data)
+		}
+	}
+}
+
 func TestLoginsAreLimited(t *testing.T) {
 	r, c := start(t)
 	wrong := `{"user":"root","password":"guess"}`
