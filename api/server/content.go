@@ -45,6 +45,7 @@ func (s *Server) getContent(ctx context.Context, in *contentInput) (*raw, error)
 	if err != nil {
 		return nil, err
 	}
+	in.ID = set.ID // the audit log names the whole id
 	d := &download{server: s, set: set, tree: tree, path: p}
 	if err := d.prepare(ctx, in.Format); err != nil {
 		s.closeTree(set, tree)
