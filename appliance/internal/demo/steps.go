@@ -16,6 +16,10 @@ import (
 	"coffer/appliance/internal/treecmp"
 )
 
+// settle is how long a fresh copy is left alone: an INCR reads files again that
+// were not older than two seconds when the run before it began.
+const settle = 3 * time.Second
+
 const copyLimit = 2 << 30 // bytes; a demonstration should not fill a disk
 
 // demo is one demonstration. The scratch directory holds the copy, the copy of
@@ -41,6 +45,7 @@ func (d *demo) copy(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("%s\n", bytesText(size))
+	time.Sleep(settle)
 	return nil
 }
 
