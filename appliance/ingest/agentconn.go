@@ -33,7 +33,13 @@ func (s *Server) handle(ctx context.Context, nc *tls.Conn) {
 		log.Warn("agent connection refused: TLS handshake failed", "cause", err)
 		return
 	}
-	certs := nc.ConnectionState().PeerCertificates
+	state := nc.ConnectionState()
+	certs := state.PeerCertificates
+	if len(certs) > 0 && len(state.VerifiedChains) == 0 {
+		_ = nc.Close()
+		log.Error("agent connection refused: the TLS configuration does not verify client certificates")
+		return
+	}
 	opts := sms.Options{Budget: s.budget, KeepAlive: s.opts.KeepAlive, DeadAfter: s.opts.DeadAfter}
 	if len(certs) == 0 {
 		opts.MaxStreams = 1
@@ -195,10 +201,11 @@ func (a *agentConn) stream(ctx context.Context, st *sms.Stream) {
 		err = sms.Errorf(sms.CodeProtocol, "the agent opened a stream of %v", st.Kind())
 	}
 	e, ok := errors.AsType[*sms.Error](err)
+	_, old := errors.AsType[ended](err)
 	switch {
-	case ok && e.Code == sms.CodeProtocol && !e.Remote:
+	case ok && !old && e.Code == sms.CodeProtocol && !e.Remote:
 		a.conn.Close(e.Code, e.Message)
-	case ok && !e.Remote:
+	case ok && (old || !e.Remote):
 		st.Close(e.Code, e.Message)
 	default:
 		st.Close("", "")

@@ -24,3 +24,10 @@ func wireError(err error) *sms.Error {
 	}
 	return &sms.Error{Code: code, Message: err.Error(), Err: err}
 }
+
+// ended is why a run is over, told to an agent that comes to it later: no fault of the message that asked.
+type ended struct{ err *sms.Error }
+
+func (e ended) Error() string { return e.err.Error() }
+
+func (e ended) Unwrap() error { return e.err }

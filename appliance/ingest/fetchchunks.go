@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	maxFetchPlain = 40 << 20 // plain bytes that one request may name: the agent's limit and one chunk more
-	framesAhead   = 4        // frames read from the store before they can be sent
+	maxFetchPlain  = 40 << 20 // plain bytes that one request may name: the agent's limit and one chunk more
+	maxFetchChunks = 128 << 10
+	framesAhead    = 4 // frames read from the store before they can be sent
 )
 
 // chunkSender answers fetches of a restore on a lane.
@@ -108,7 +109,7 @@ func (c *chunkSender) resolve(ctx context.Context, req *sms.Fetch) ([]digest.Dig
 	}
 	var wanted []digest.Digest
 	seen := map[digest.Digest]struct{}{}
-	plain := uint64(0)
+	plain, visited := uint64(0), 0
 	for _, it := range req.Items {
 		all, err := c.run.children(ctx, it.Node)
 		if err != nil {
@@ -118,6 +119,9 @@ func (c *chunkSender) resolve(ctx context.Context, req *sms.Fetch) ([]digest.Dig
 			children, err := pick(all, it.Node, at)
 			if err != nil {
 				return nil, err
+			}
+			if visited += len(children); visited > maxFetchChunks {
+				return nil, sms.Errorf(sms.CodeProtocol, "fetch of more than %d chunks at once", maxFetchChunks)
 			}
 			for _, ch := range children {
 				if _, twice := seen[ch.Digest]; ch.Node || twice {

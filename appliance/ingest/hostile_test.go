@@ -135,6 +135,9 @@ func TestHostileFrames(t *testing.T) {
 		{"a message that does not belong there", sms.CodeProtocol, func(digest.Keys) sms.Message {
 			return &sms.Fetched{}
 		}, false},
+		{"a message that does not belong on a run stream", sms.CodeProtocol, func(digest.Keys) sms.Message {
+			return &sms.Fetched{}
+		}, true},
 		{"commit with an unknown root", sms.CodeBadNode, func(digest.Keys) sms.Message {
 			return &sms.Commit{Root: recipe.Ref{Digest: digest.Digest{4}}}
 		}, true},

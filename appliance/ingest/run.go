@@ -272,9 +272,9 @@ func (r *Run) whyOver() error {
 // overLocked tells an agent why a run is over.
 func (r *Run) overLocked() error {
 	if r.result.Err != nil {
-		return wireError(r.result.Err)
+		return ended{wireError(r.result.Err)}
 	}
-	return sms.Errorf(sms.CodeUnknownRun, "run %s is over", r.opts.ID)
+	return ended{sms.Errorf(sms.CodeUnknownRun, "run %s is over", r.opts.ID)}
 }
 
 // run finds a run for a client by its token. Another client's run is as unknown as one that never was.

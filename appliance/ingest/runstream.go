@@ -42,10 +42,14 @@ func (a *agentConn) serveRun(ctx context.Context, st *sms.Stream) error {
 func (r *Run) goodbye(st *sms.Stream, err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.isOver && r.result.Err != nil {
-		return wireError(r.result.Err)
-	}
-	if r.isOver {
+	switch e, ok := errors.AsType[*sms.Error](err); {
+	case ok && e.Code == sms.CodeProtocol && !e.Remote:
+		return err // the connection ends with it
+	case errors.Is(err, errOver):
+		return nil // answered: the answer is to be delivered, not dropped
+	case r.isOver && r.result.Err != nil:
+		return r.overLocked()
+	case r.isOver:
 		return nil
 	}
 	return err
@@ -97,12 +101,15 @@ func (r *Run) detach(a *agentConn, st *sms.Stream, cause error) {
 	if over {
 		return
 	}
-	if end := a.conn.Err(); end != nil {
-		cause = end
-		if e, ok := errors.AsType[*sms.Error](cause); ok && !e.Remote && e.Code == sms.CodeProtocol {
+	end := a.conn.Err()
+	for _, err := range []error{cause, end} {
+		if e, ok := errors.AsType[*sms.Error](err); ok && !e.Remote && e.Code == sms.CodeProtocol {
 			r.end(Result{Err: e})
 			return
 		}
+	}
+	if end != nil {
+		cause = end
 	} else if end := st.Err(); end != nil {
 		r.end(Result{Err: gaveUp(end)})
 		return
@@ -364,7 +371,7 @@ func (r *Run) finish(ctx context.Context, st *sms.Stream, m *sms.Received) error
 	if o.Code != "" {
 		res.Err = &sms.Error{Code: sms.Code(o.Code), Message: o.Message, Remote: true}
 	} else if r.opts.Store != nil {
-		res.Err = sms.Errorf(sms.CodeProtocol, "the agent ended a backup without a commit")
+		res.Err = sms.Errorf(sms.CodeInternal, "the agent ended a backup without a commit")
 	}
 	_ = st.Send(ctx, &sms.Finished{})
 	r.end(res)

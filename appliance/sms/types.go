@@ -90,6 +90,7 @@ type spec struct {
 const (
 	maxControl = 4 << 10
 	maxSmall   = 64 << 10
+	maxNotice  = 256 << 10
 	maxJSON    = 768 << 10
 	maxFetch   = 768 << 10
 	maxQuery   = 4 + 32*MaxDigests
@@ -135,7 +136,7 @@ var specs = map[Type]spec{
 	TypeFetched:    {"fetched", ClassData, maxSmall, func() Message { return new(Fetched) }},
 
 	TypeProgress:     {"progress", ClassOrder, maxSmall, func() Message { return new(Progress) }},
-	TypeNotice:       {"notice", ClassData, maxSmall, func() Message { return new(SentNotice) }},
+	TypeNotice:       {"notice", ClassData, maxNotice, func() Message { return new(SentNotice) }},
 	TypeCommit:       {"commit", ClassData, maxJSON, func() Message { return new(Commit) }},
 	TypeCommitResult: {"commit result", ClassOrder, maxJSON, func() Message { return new(CommitResult) }},
 	TypeFinish:       {"finish", ClassData, maxJSON, func() Message { return new(Outcome) }},

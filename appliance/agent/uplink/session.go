@@ -131,6 +131,9 @@ func (s *Session) keep(ctx context.Context, at *attachment) {
 // reopen waits for a new connection and comes back to the run on it.
 func (s *Session) reopen(ctx context.Context, old *attachment) (*attachment, uint64, error) {
 	window := s.link.opts.ResumeWindow
+	if w := s.welcome.ResumeWindow; w > 0 {
+		window = min(window, w)
+	}
 	ctx, cancel := context.WithTimeout(ctx, window)
 	defer cancel()
 	last := old.conn
@@ -367,12 +370,15 @@ func (s *Session) Node(ctx context.Context, d digest.Digest) ([]byte, error) {
 }
 
 // Progress implements Run.
-func (s *Session) Progress(p sms.Progress) { s.progress.set(p) }
+func (s *Session) Progress(p sms.Progress) {
+	p.Current = p.Current[:min(len(p.Current), 4<<10)]
+	s.progress.set(p)
+}
 
 // Notice implements Run. It blocks only while megabytes of notices and nodes wait to be sent.
 func (s *Session) Notice(n sms.Notice) {
 	n.Message = n.Message[:min(len(n.Message), 8<<10)]
-	n.Path = n.Path[:min(len(n.Path), 16<<10)]
+	n.Path = n.Path[:min(len(n.Path), 32<<10)] // JSON may make six bytes of one: the message must stay within its limit
 	b := sms.NewBuffer(512)
 	b.B = sms.Append(b.B, &sms.SentNotice{Notice: n})
 	_ = s.run.put(context.Background(), sms.TypeNotice, b, nil) // fails only when the session is over
