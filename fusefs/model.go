@@ -111,3 +111,19 @@ type Kinder interface {
 	// Kind returns st_mode, of which the type counts, and the inode number.
 	Kind() (mode uint32, ino uint64)
 }
+
+// Cache is the kernel's cache of contents, into which a model may put what it expects to be read next: that spares the
+// reader the question.
+type Cache interface {
+	// Holds reports whether the kernel holds a node now, which it may forget the next moment.
+	Holds(id ID) bool
+	// Fill gives the kernel the whole content of a regular file. It returns false, having done nothing, if the kernel does
+	// not hold the file. It may take as long as a reader of the same file does.
+	Fill(id ID, content []byte) bool
+}
+
+// Caching is a root directory that wants the Cache of its mount. UseCache is called once, before the first request.
+type Caching interface {
+	Dir
+	UseCache(c Cache)
+}

@@ -223,6 +223,37 @@ func TestVolatileDirectoryShowsWhatComes(t *testing.T) {
 	}
 }
 
+// cachingDir is a root that takes its mount's cache.
+type cachingDir struct {
+	*memDir
+	cache Cache
+}
+
+func (d *cachingDir) UseCache(c Cache) { d.cache = c }
+
+// TestFilledContentIsNotAskedFor puts contents into the kernel's cache, of files that it holds and of one that it does not.
+func TestFilledContentIsNotAskedFor(t *testing.T) {
+	var mt memTree
+	held, other, odd := mt.file(pattern(5000)), mt.file(pattern(10)), mt.file(pattern(3<<20+7))
+	root := &cachingDir{memDir: mt.dir(map[string]Node{"held": held, "odd": odd, "sub": mt.dir(map[string]Node{"other": other})})}
+	dir, _, _ := mountTree(t, root, Options{})
+	if _, err := os.ReadDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	if !root.cache.Fill(held.ID(), held.data) || !root.cache.Fill(odd.ID(), odd.data) || root.cache.Fill(other.ID(), other.data) {
+		t.Error("contents of a file that the kernel holds are refused, or others are taken")
+	}
+	for name, f := range map[string]*memFile{"held": held, "odd": odd, "sub/other": other} {
+		got, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil || !bytes.Equal(got, f.data) {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+	}
+	if held.reads.Load() != 0 || odd.reads.Load() != 0 || other.reads.Load() == 0 {
+		t.Errorf("asked %d and %d times for contents that the kernel has, %d times for the other", held.reads.Load(), odd.reads.Load(), other.reads.Load())
+	}
+}
+
 // TestInodesAreBounded lists more files than the kernel may hold: it is made to forget, and all are there still.
 func TestInodesAreBounded(t *testing.T) {
 	var mt memTree

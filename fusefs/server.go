@@ -55,8 +55,11 @@ func newServer(root Dir, o Options) *server {
 // String is the name that go-fuse shows.
 func (s *server) String() string { return "coffer" }
 
-// Init learns what the kernel can do.
+// Init learns what the kernel can do, and gives the model a way to its cache.
 func (s *server) Init(fs *fuse.Server) {
+	if root, ok := s.inodes.get(rootID).(Caching); ok {
+		root.UseCache(&pageCache{inodes: s.inodes, store: fs.InodeNotifyStoreCache})
+	}
 	flags := fs.KernelSettings().Flags64()
 	s.noOpen = flags&fuse.CAP_NO_OPEN_SUPPORT != 0
 	s.noOpenDir = flags&fuse.CAP_NO_OPENDIR_SUPPORT != 0
@@ -133,4 +136,21 @@ func entryFor(dir Node) time.Duration { return attrFor(dir) }
 func isVolatile(n Node) bool {
 	v, ok := n.(Volatile)
 	return ok && v.Volatile()
+}
+
+// pageCache is the kernel's cache of file contents.
+type pageCache struct {
+	inodes *table
+	store  func(num uint64, off int64, data []byte) fuse.Status
+}
+
+var _ Cache = (*pageCache)(nil)
+
+// Holds implements Cache.
+func (c *pageCache) Holds(id ID) bool { return c.inodes.number(id) != 0 }
+
+// Fill implements Cache.
+func (c *pageCache) Fill(id ID, content []byte) bool {
+	num := c.inodes.number(id)
+	return num != 0 && c.store(num, 0, content).Ok()
 }

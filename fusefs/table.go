@@ -45,6 +45,16 @@ func (t *table) get(num uint64) Node {
 	return nil
 }
 
+// number returns the number of a node that the kernel holds, 0 for others.
+func (t *table) number(id ID) uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if in := t.byID[id]; in != nil {
+		return in.num
+	}
+	return 0
+}
+
 // add counts a lookup of a node by a name and returns its number. A node with the ID of one that the kernel holds already
 // is that one, with the caches it has.
 func (t *table) add(n Node, parent uint64, name string) uint64 {

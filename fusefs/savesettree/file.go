@@ -123,7 +123,7 @@ func (f *file) Read(ctx context.Context, p []byte, off int64) (data []byte, err 
 	p = p[:min(uint64(len(p)), f.e.Size-uint64(off))]
 	err = f.set.use(ctx, func(v View) error {
 		if f.e.Content.Kind == recipe.OneChunk {
-			f.set.ahead.read(ctx, v, f)
+			f.set.fill(f.set.ahead.read(ctx, v, f, f.set.tree.kernel()))
 			data, err = f.part(ctx, v, recipe.Extent{Length: f.e.Size, Digest: f.e.Content.Digest}, uint64(off), len(p))
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"coffer/dedup"
@@ -57,8 +58,11 @@ const listEvery = time.Second
 type Tree struct {
 	src  Source
 	o    Options
-	stop chan struct{}
+	stop context.CancelFunc // ends the goroutines
 	wg   sync.WaitGroup
+
+	cache atomic.Pointer[fusefs.Cache] // of the mount; nil without one
+	fills chan filling
 
 	listMu sync.Mutex // guards what follows; held while the list is fetched
 	list   *listing
@@ -77,8 +81,11 @@ func New(src Source, o Options) *Tree {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	t := &Tree{src: src, o: o, stop: make(chan struct{}), sets: map[dedup.SavesetID]*saveset{}, bases: map[uint64]*saveset{}}
-	t.wg.Go(t.releaseIdle)
+	ctx, stop := context.WithCancel(context.Background())
+	t := &Tree{src: src, o: o, stop: stop, fills: make(chan filling, 4),
+		sets: map[dedup.SavesetID]*saveset{}, bases: map[uint64]*saveset{}}
+	t.wg.Go(func() { t.releaseIdle(ctx) })
+	t.wg.Go(func() { t.fillCache(ctx) })
 	return t
 }
 
@@ -87,7 +94,7 @@ func (t *Tree) Root() fusefs.Dir { return &listDir{tree: t, level: clients} }
 
 // Close gives all leases back. The tree must not be mounted any more; reads that still come fail.
 func (t *Tree) Close() error {
-	close(t.stop)
+	t.stop()
 	t.wg.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -98,12 +105,12 @@ func (t *Tree) Close() error {
 }
 
 // releaseIdle gives back the leases of savesets that nobody reads.
-func (t *Tree) releaseIdle() {
+func (t *Tree) releaseIdle(ctx context.Context) {
 	tick := time.NewTicker(max(t.o.IdleRelease/4, time.Millisecond))
 	defer tick.Stop()
 	for {
 		select {
-		case <-t.stop:
+		case <-ctx.Done():
 			return
 		case now := <-tick.C:
 			t.mu.Lock()
