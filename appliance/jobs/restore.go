@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"coffer/appliance/catalog"
 	"coffer/appliance/ingest"
 	"coffer/appliance/sms"
 	"coffer/dedup"
+	"coffer/dedup/digest"
+	"coffer/dedup/recipe"
 )
 
 // RestoreRequest starts a restore at once. Order holds what the agent is told; RunID, Token, SavesetID and TaskType of it
@@ -82,12 +85,20 @@ func (m *Manager) restore(r *run, s catalog.Saveset, req RestoreRequest) ending 
 	if err := r.activateRestore(s); err != nil {
 		return r.fail(err)
 	}
+	if len(req.Order.Paths) == 0 && s.TaskType == catalog.TaskPath {
+		if req.Order.Paths, err = sourcePaths(r.ctx, view); err != nil {
+			return r.fail(fmt.Errorf("find the sources of saveset %s: %w", s.ID, err))
+		}
+	}
 	d := store.Domain()
 	res, err := m.order(r, ingest.RunOptions{ID: r.id, Client: req.Client, Token: sms.NewToken(), Sink: restore{r}, Domain: d.ID, Key: d.Key,
 		Chunking: d.Chunking, Root: view.Manifest().Root, View: timedView{view, &r.watch}},
 		func(token sms.Token) sms.Order {
 			o := req.Order
 			o.RunID, o.Token, o.SavesetID, o.TaskType = r.id, token, s.ID, s.TaskType
+			for _, source := range s.Sources {
+				o.Sources = append(o.Sources, sms.Path(source))
+			}
 			return sms.Order{ID: r.id, Kind: sms.OrderRestore, Restore: &o}
 		})
 	if err != nil {
@@ -98,6 +109,52 @@ func (m *Manager) restore(r *run, s catalog.Saveset, req RestoreRequest) ending 
 		e.state, e.reason = catalog.RunWarning, differs(e.outcome.Different)
 	}
 	return e
+}
+
+// sourcePaths returns the task's sources that the saveset has: they are what a restore of everything restores. The
+// directories above them are in the saveset only to lead there: others live in them, so that an existing /var is neither
+// changed nor compared because of a source below it. No paths mean everything.
+func sourcePaths(ctx context.Context, view StoreView) ([]sms.Path, error) {
+	m := view.Manifest()
+	extra, err := metaOf(m)
+	if err != nil {
+		return nil, err
+	}
+	var out []sms.Path
+	for _, path := range extra.SourcePaths {
+		there, err := has(ctx, view, m.Root.Digest, string(path))
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			out = append(out, sms.Path(path))
+		}
+	}
+	return out, nil
+}
+
+// has says whether the tree below a directory's node has the path.
+func has(ctx context.Context, src recipe.Source, dir digest.Digest, path string) (bool, error) {
+	for name := range strings.SplitSeq(path, "/") {
+		if name == "" || name == "." {
+			continue
+		}
+		if dir.IsZero() {
+			return false, nil
+		}
+		e, _, err := recipe.Lookup(ctx, src, dir, name)
+		if errors.Is(err, recipe.ErrNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		dir = digest.Digest{}
+		if e.IsDir() {
+			dir = e.Content.Digest
+		}
+	}
+	return true, nil
 }
 
 // activateRestore records that the run works now.

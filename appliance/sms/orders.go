@@ -136,6 +136,9 @@ type RestoreOrder struct {
 	Token     Token  `json:"token"`
 	SavesetID string `json:"saveset_id"`
 	TaskType  string `json:"task_type"`
+	// Sources are those of the saveset: directories that only lead to them keep their metadata where they exist, and are
+	// not compared. Without any, all directories belong to the sources.
+	Sources []Path `json:"sources,omitempty"`
 
 	// Paths are absolute paths within the saveset; none means everything.
 	Paths []Path `json:"paths,omitempty"`
@@ -149,7 +152,8 @@ type RestoreOrder struct {
 	// Verify compares with what is there and writes nothing.
 	Verify bool `json:"verify,omitempty"`
 
-	// Stream tasks: the stream is piped into Command, or written to the file Target when there is none.
+	// Stream tasks: the stream is piped into Command, or, when there is none, written to the file Target, under its own
+	// name where Target is a directory or ends in a slash.
 	Command []string `json:"command,omitempty"`
 }
 

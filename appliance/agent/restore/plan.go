@@ -189,7 +189,7 @@ func (p *planner) directory(ctx context.Context, e recipe.Entry, path string, se
 	if err := p.loadXattrs(ctx, &e, path); err != nil {
 		return err
 	}
-	c := d.child(e, picked)
+	c := d.child(e, picked && !leads(p.order.Sources, path))
 	if !picked {
 		defer c.done(p.meta)
 		return p.walk(ctx, e.Content.Digest, path, sel, c)
@@ -206,7 +206,7 @@ func (p *planner) directory(ctx context.Context, e recipe.Entry, path string, se
 	}
 	defer c.close()
 	defer c.done(p.meta) // while it is open
-	if p.order.Verify {
+	if p.order.Verify && c.picked {
 		p.meta.compare(c.path, fd.Handle(), &e)
 	}
 	return p.walk(ctx, e.Content.Digest, path, sel, c)

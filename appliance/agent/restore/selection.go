@@ -73,3 +73,17 @@ func (s *selection) missing(prefix string, out []string) []string {
 	}
 	return out
 }
+
+// leads reports whether a directory of the saveset only leads to sources: it is neither one nor in one.
+func leads(sources []sms.Path, path string) bool {
+	if len(sources) == 0 {
+		return false
+	}
+	for _, s := range sources {
+		source := strings.TrimRight(string(s), "/")
+		if rest, ok := strings.CutPrefix(path, source); ok && (rest == "" || rest[0] == '/') {
+			return false
+		}
+	}
+	return true
+}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strings"
 	"time"
 
 	"coffer/appliance/agent/command"
+	"coffer/appliance/agent/fsmeta"
 	"coffer/appliance/agent/report"
 	"coffer/appliance/agent/uplink"
 	"coffer/appliance/sms"
@@ -222,6 +224,9 @@ func streamToFile(ctx context.Context, opts Options, rep *report.Reporter, e rec
 		return report.Errorf(CodeBadOrder, "a stream is restored into a command or a file: name one")
 	}
 	dir, name := path.Split(path.Clean(target))
+	if strings.HasSuffix(target, "/") || isDir(target) {
+		dir, name = target, e.Name
+	}
 	opts.Order.Target = sms.Path(dir)
 	j, err := newJob(opts, rep)
 	if err != nil {
@@ -234,4 +239,13 @@ func streamToFile(ctx context.Context, opts Options, rep *report.Reporter, e rec
 	p := newPlanner(j, base)
 	e.Name = name
 	return j.pipeline(ctx, p, opts.Workers, func(ctx context.Context) error { return p.one(ctx, e) })
+}
+
+func isDir(p string) bool {
+	d, err := fsmeta.OpenPath(p)
+	if err != nil {
+		return false
+	}
+	_ = d.Close()
+	return true
 }

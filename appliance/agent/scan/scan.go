@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -299,13 +300,14 @@ func (d *Dir) names(sc *fsmeta.Scratch) ([]fsmeta.Named, error) {
 const sortByInode = 256
 
 func (d *Dir) look(names []fsmeta.Named) {
-	if len(names) >= sortByInode {
-		slices.SortFunc(names, func(a, b fsmeta.Named) int {
-			if a.Ino < b.Ino {
-				return -1
-			}
-			return 1
-		})
+	// Sorting the names is cheaper than sorting the entries, which are ten times as large.
+	byName := func(a, b fsmeta.Named) int { return strings.Compare(a.Name, b.Name) }
+	byInode := func(a, b fsmeta.Named) int { return cmp.Compare(a.Ino, b.Ino) }
+	large := len(names) >= sortByInode
+	if large {
+		slices.SortFunc(names, byInode)
+	} else {
+		slices.SortFunc(names, byName)
 	}
 	d.Entries = make([]Entry, 0, len(names))
 	for _, n := range names {
@@ -320,7 +322,9 @@ func (d *Dir) look(names []fsmeta.Named) {
 			d.s.opts.Warn(d.PathOf(n.Name), fmt.Errorf("look at file: %w", err))
 		}
 	}
-	slices.SortFunc(d.Entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	if large {
+		slices.SortFunc(d.Entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	}
 	for i := range d.Entries {
 		if sub := d.Entries[i].Sub; sub != nil {
 			d.Retain() // until the subdirectory is open
