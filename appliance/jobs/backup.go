@@ -243,7 +243,7 @@ func (b *backup) commit(ctx context.Context, d dedup.Draft) (dedup.Manifest, err
 
 func (b *backup) draft(c sms.Commit, warnings uint64) (dedup.Draft, error) {
 	extra, err := json.Marshal(meta{Version: metaVersion, Pool: b.pool.Name, StreamName: b.task.Options.StreamName,
-		SourceKey: b.key, SourceID: c.SourceID})
+		SourceKey: b.key, SourceID: c.SourceID, SourcePaths: b.task.Options.Sources})
 	if err != nil {
 		return dedup.Draft{}, fmt.Errorf("make the saveset: %w", err)
 	}

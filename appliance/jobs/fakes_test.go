@@ -102,7 +102,7 @@ func (r *fakeStoreRun) Commit(_ context.Context, d dedup.Draft) (dedup.Manifest,
 	binary.BigEndian.PutUint64(id[:], r.s.last)
 	m := dedup.Manifest{ID: id, Run: r.opts.ID, Root: d.Root, Side: d.Side, Client: d.Client, Task: d.Task, TaskType: d.TaskType,
 		RequestedLevel: d.RequestedLevel, Level: d.Level, Reason: d.Reason, Parent: d.Parent, Started: d.Started, Finished: d.Finished,
-		Committed: r.s.now(), Sources: d.Sources, Warnings: d.Warnings, Meta: d.Meta, State: d.State, New: 7, Stored: 5}
+		Committed: r.s.now(), Sources: d.Sources, Warnings: d.Warnings, Meta: d.Meta, State: d.State, Entries: 3, New: 7, Stored: 5}
 	r.s.sets[id] = m
 	return m, nil
 }

@@ -19,17 +19,27 @@ type meta struct {
 	StreamName string `json:"stream_name,omitempty"`
 	SourceKey  string `json:"source_key"`
 	SourceID   string `json:"source_id,omitempty"`
+	// SourcePaths are the paths of a path task as bytes, in base64; the manifest's Sources are for people.
+	SourcePaths [][]byte `json:"source_paths,omitempty"`
 }
 
 const metaVersion = 1
 
-// row is the catalog's row of a manifest with its newest state.
-func row(m dedup.Manifest) (catalog.Saveset, error) {
-	var extra meta
+// metaOf reads the meta part of a manifest; one without it has the zero value.
+func metaOf(m dedup.Manifest) (extra meta, err error) {
 	if len(m.Meta) > 0 {
 		if err := json.Unmarshal(m.Meta, &extra); err != nil {
-			return catalog.Saveset{}, fmt.Errorf("manifest %s: read its meta part: %w", m.ID, err)
+			return extra, fmt.Errorf("manifest %s: read its meta part: %w", m.ID, err)
 		}
+	}
+	return extra, nil
+}
+
+// row is the catalog's row of a manifest with its newest state.
+func row(m dedup.Manifest) (catalog.Saveset, error) {
+	extra, err := metaOf(m)
+	if err != nil {
+		return catalog.Saveset{}, err
 	}
 	if extra.Pool == "" {
 		extra.Pool = catalog.DefaultPool
