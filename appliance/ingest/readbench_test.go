@@ -124,3 +124,34 @@ func readParent(b *testing.B, run *uplink.Session) (n int) {
 	walk(run.Parent().Root.Digest)
 	return n
 }
+
+// BenchmarkFetch restores 3,000 files of 20 KiB on average from a store in memory: index, containers, decryption, wire,
+// decompression and digests included.
+func BenchmarkFetch(b *testing.B) {
+	s := newSite(b, nil)
+	tr := randomTree(5, 3000)
+	total := int64(0)
+	for _, d := range tr {
+		for _, f := range d {
+			total += int64(len(f))
+		}
+	}
+	m := mustBackup(b, s, s.addr, tr, nil)
+	link, _ := s.agent(s.addr, "web1", nil)
+	for b.Loop() {
+		r := s.restore("web1", m)
+		res := wait(b.Context(), r)
+		run, err := link.Open(b.Context(), r.Token())
+		if err != nil {
+			b.Fatal(err)
+		}
+		began := cpu()
+		if _, err := fetchTree(b.Context(), run, run.Root().Digest); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric((cpu() - began).Seconds(), "cpu-s")
+		_ = run.Close()
+		<-res
+	}
+	b.SetBytes(total)
+}
