@@ -23,8 +23,8 @@ import (
 )
 
 const (
-	// stopRuns is how long runs have to end at a stop; with the rest of the stop it stays below 30 s.
-	stopRuns = 20 * time.Second
+	// stopRuns is how long runs have to end at a stop; with calls of the API that finish (10 s) it stays below 30 s.
+	stopRuns = 15 * time.Second
 	// tellPatience is how long watchers have to read how runs ended.
 	tellPatience = 2 * time.Second
 	// housekeeping is how often last-seen times are kept and the catalog's reserve is looked after.

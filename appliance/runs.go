@@ -172,7 +172,7 @@ func (r runs) event(ctx context.Context, e jobs.Event) (api.Event, bool) {
 		n := apiNotice(e.Notice)
 		out.Type, out.RunID, out.Notice = api.EventNotice, e.RunID, &n
 	case jobs.EventClient:
-		c, err := clients{r.appliance}.Client(ctx, e.Client)
+		c, err := clients(r).Client(ctx, e.Client)
 		if err != nil {
 			return out, false
 		}

@@ -13,9 +13,8 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := appliance.Command().ExecuteContext(ctx)
-	stop()
-	if err != nil {
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if err := appliance.Command().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "cofferd:", err)
 		os.Exit(1)
 	}
