@@ -11,12 +11,6 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// Errors of a model that are ordinary answers.
-var (
-	ErrNoXattr = errors.New("no such extended attribute")
-	ErrNoData  = errors.New("no data from here to the end of the file")
-)
-
 // errInterrupted is the cause of a request's end when the caller was interrupted; errStopped, when the mount goes.
 var (
 	errInterrupted = errors.New("caller was interrupted")

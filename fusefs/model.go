@@ -2,7 +2,14 @@ package fusefs
 
 import (
 	"context"
+	"errors"
 	"time"
+)
+
+// Errors of a model that are ordinary answers, beside fs.ErrNotExist.
+var (
+	ErrNoXattr = errors.New("no such extended attribute")
+	ErrNoData  = errors.New("no data from here to the end of the file")
 )
 
 // ID tells nodes apart: two nodes with one ID are one file under two names, or the same node asked for twice. IDs are

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -178,9 +177,19 @@ func mountStore(t testing.TB, s *dedup.Store) string {
 	return dir
 }
 
+// sources copies some source code of this project: a tree of small files.
+func sources(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "src")
+	if err := os.CopyFS(dir, os.DirFS("../../dedup")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // TestStore reads a saveset of a real store from the mount, many programs at a time.
 func TestStore(t *testing.T) {
-	src := filepath.Join(runtime.GOROOT(), "src", "encoding")
+	src := sources(t)
 	s := newStore(t, t.TempDir())
 	backup(t, s, src, at("2026-11-22T02:15:00Z"))
 	set := filepath.Join(mountStore(t, s), "c/t/latest") + "/"
@@ -200,7 +209,7 @@ func TestStore(t *testing.T) {
 func BenchmarkCopy(b *testing.B) {
 	src := os.Getenv("COFFER_BENCH_TREE")
 	if src == "" {
-		src = filepath.Join(runtime.GOROOT(), "src")
+		src = sources(b)
 	}
 	base := b.TempDir()
 	s := newStore(b, base)
