@@ -3,9 +3,11 @@ package appliance
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"coffer/appliance/catalog"
 	"coffer/appliance/config"
 	"coffer/appliance/jobs"
+	"coffer/appliance/pki"
 	"coffer/appliance/sms"
 	"coffer/dedup"
 )
@@ -236,6 +239,83 @@ func TestStartsWithALockedStore(t *testing.T) {
 	defer closed(t, a)
 	if s := must[api.Store](t)(newBackend(a).Store(t.Context())); s.State != api.StoreGreen {
 		t.Errorf("store with its key again: %s %s", s.State, s.Reason)
+	}
+}
+
+// A store whose disk is not mounted must not be replaced by a new one, nor another one be taken for it.
+func TestAnotherStoreIsNotTakenForOurs(t *testing.T) {
+	conf := testConfig(t)
+	closed(t, opened(t, conf, Options{}))
+	away := conf.StoreDir() + "-away"
+	if err := os.Rename(conf.StoreDir(), away); err != nil {
+		t.Fatal(err)
+	}
+	state := func() api.Store {
+		a := opened(t, conf, Options{})
+		defer closed(t, a)
+		return must[api.Store](t)(newBackend(a).Store(t.Context()))
+	}
+	if s := state(); s.State != api.StoreLocked || !strings.Contains(s.Reason, "mounted") {
+		t.Errorf("missing store: %s %s", s.State, s.Reason)
+	}
+	other := testConfig(t)
+	closed(t, opened(t, other, Options{}))
+	if err := errors.Join(os.RemoveAll(conf.StoreDir()), os.Rename(other.StoreDir(), conf.StoreDir())); err != nil {
+		t.Fatal(err)
+	}
+	key := must[[]byte](t)(os.ReadFile(conf.KeyFile()))
+	if err := os.WriteFile(conf.KeyFile(), must[[]byte](t)(os.ReadFile(other.KeyFile())), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s := state(); s.State != api.StoreLocked || !strings.Contains(s.Reason, "another disk") {
+		t.Errorf("another store: %s %s", s.State, s.Reason)
+	}
+	if err := errors.Join(os.RemoveAll(conf.StoreDir()), os.Rename(away, conf.StoreDir()), os.WriteFile(conf.KeyFile(), key, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if s := state(); s.State != api.StoreGreen {
+		t.Errorf("the store is back: %s %s", s.State, s.Reason)
+	}
+}
+
+// Certificates: only those that the catalog knows and has not revoked count; renewal gives a further one.
+func TestCertificates(t *testing.T) {
+	a := opened(t, testConfig(t), Options{})
+	defer closed(t, a)
+	d, ctx := &clientDesk{a}, t.Context()
+	peer := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}
+	enrolment := must[api.Enrolment](t)(clients{a}.AddClient(ctx, api.ClientSpec{Name: "web1"}))
+	token := must[pki.Token](t)(pki.ParseToken(enrolment.Token))
+	if token.CA != a.authority.Fingerprint() || time.Until(enrolment.ExpiresAt) > time.Hour {
+		t.Errorf("enrolment %+v", enrolment)
+	}
+	req := must[pki.Request](t)(pki.NewRequest("x"))
+	_, err := d.Enrol(ctx, sms.Enrol{Secret: token.Secret[:], CSR: []byte("garbage")}, peer)
+	if sms.CodeOf(err) != sms.CodeAuth {
+		t.Errorf("garbage for a request: %v", err)
+	}
+	first := must[sms.EnrolResult](t)(d.Enrol(ctx, sms.Enrol{Secret: token.Secret[:], CSR: req.CSR}, peer))
+	id := must[*pki.Identity](t)(pki.NewIdentity(req.Key, first.Certificate, first.CA))
+	if name := must[string](t)(d.Authenticate(ctx, id.Cert)); name != "web1" || first.Client != "web1" {
+		t.Errorf("enrolled as %q, certificate of %q", first.Client, name)
+	}
+	next := must[sms.EnrolResult](t)(d.Renew(ctx, "web1", id.Cert, req.CSR))
+	renewed := must[*pki.Identity](t)(pki.NewIdentity(req.Key, next.Certificate, next.CA))
+	for _, cert := range []*x509.Certificate{id.Cert, renewed.Cert} {
+		if _, err := d.Authenticate(ctx, cert); err != nil {
+			t.Errorf("after the renewal: %v", err)
+		}
+	}
+	issued := must[pki.Issued](t)(a.authority.IssueClient("web1", req.CSR)) // as after the catalog was lost
+	unknown := must[*x509.Certificate](t)(x509.ParseCertificate(issued.Cert))
+	if _, err := d.Authenticate(ctx, unknown); sms.CodeOf(err) != sms.CodeAuth {
+		t.Errorf("a certificate that the catalog does not know: %v", err)
+	}
+	must[api.Client](t)(clients{a}.RevokeClient(ctx, "web1"))
+	for _, cert := range []*x509.Certificate{id.Cert, renewed.Cert} {
+		if _, err := d.Authenticate(ctx, cert); sms.CodeOf(err) != sms.CodeAuth || !strings.Contains(err.Error(), "revoked") {
+			t.Errorf("after the revocation: %v", err)
+		}
 	}
 }
 

@@ -88,7 +88,7 @@ func (a *appliance) open(ctx context.Context) (err error) {
 	if a.authority, err = pki.OpenAuthority(a.data.PKIDir(), pki.Options{Now: a.opts.Now, Logger: a.log}); err != nil {
 		return err
 	}
-	a.store = openStore(ctx, a.conf, a.data, a.opts)
+	a.store = openStore(ctx, a.conf, a.data, a.catalog, a.opts)
 	clients := &clientDesk{appliance: a}
 	a.agents = ingest.NewServer(ingest.Options{Clients: clients, Enroller: clients, Logger: a.log, Version: api.Version, Now: a.opts.Now})
 	a.jobs = jobs.New(jobs.Options{Catalog: a.catalog, Store: a.store.forJobs, Agents: jobs.FromServer(a.agents), Logger: a.log, Now: a.opts.Now})

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"coffer/appliance/catalog"
 	"coffer/appliance/config"
 	"coffer/appliance/internal/durable"
 	"coffer/appliance/jobs"
@@ -34,22 +35,29 @@ type storeKeeper struct {
 var errStoreLocked = errors.New("the store is not open")
 
 // openStore opens the store of the configuration, or makes it. It never fails: what is wrong is the keeper's reason.
-func openStore(ctx context.Context, conf config.Config, data *config.DataDir, opts Options) *storeKeeper {
+func openStore(ctx context.Context, conf config.Config, data *config.DataDir, cat *catalog.Catalog, opts Options) *storeKeeper {
 	k := &storeKeeper{}
-	if err := k.open(ctx, conf, data, opts); err != nil {
+	if err := k.open(ctx, conf, data, cat, opts); err != nil {
 		k.reason = fmt.Errorf("%w: %w", errStoreLocked, err)
 		opts.Logger.Error("store does not open: backups and restores are refused", "store", conf.StoreDir(), "error", err)
 	}
 	return k
 }
 
-func (k *storeKeeper) open(ctx context.Context, conf config.Config, data *config.DataDir, opts Options) (err error) {
+func (k *storeKeeper) open(ctx context.Context, conf config.Config, data *config.DataDir, cat *catalog.Catalog, opts Options) (err error) {
+	known, err := cat.Setting(ctx, domainSetting)
+	if err != nil {
+		return err
+	}
 	if k.dir, err = blob.OpenDir(vfs.OS(), conf.StoreDir()); err != nil {
 		return err
 	}
 	made, err := storeIsMade(ctx, k.dir)
 	if err != nil {
 		return err
+	}
+	if !made && known != "" {
+		return fmt.Errorf("%s is empty, the store that this appliance had (domain %s) is not there: is its disk mounted?", conf.StoreDir(), known)
 	}
 	key, err := keySource(conf.KeyFile(), made, opts.Logger)
 	if err != nil {
@@ -63,13 +71,29 @@ func (k *storeKeeper) open(ctx context.Context, conf config.Config, data *config
 		Owner: fmt.Sprintf("cofferd on %s, pid %d", host, os.Getpid()), Logger: opts.Logger, Now: opts.Now}
 	if made {
 		k.store, err = dedup.Open(ctx, so)
-		return err
-	}
-	k.store, err = dedup.Create(ctx, so)
-	if err == nil {
+	} else if k.store, err = dedup.Create(ctx, so); err == nil {
 		opts.Logger.Info("store made", "store", conf.StoreDir(), "key_file", conf.KeyFile())
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return k.recognise(ctx, cat, known)
+}
+
+// domainSetting is the catalog's key of the domain of the appliance's store.
+const domainSetting = "store.domain"
+
+// recognise holds the store against what the catalog knows: a catalog must not take another store for its own, and find
+// all its savesets deleted.
+func (k *storeKeeper) recognise(ctx context.Context, cat *catalog.Catalog, known string) error {
+	domain := k.store.Domain().ID.String()
+	switch known {
+	case domain:
+		return nil
+	case "":
+		return cat.SetSetting(ctx, domainSetting, domain)
+	}
+	return fmt.Errorf("the store has domain %s, this appliance's has %s: is another disk mounted in its place?", domain, known)
 }
 
 // storeIsMade says whether there is a store: anything beside a keyring, which alone is what a creation leaves that was cut
