@@ -388,6 +388,32 @@ func TestMountRefuses(t *testing.T) {
 	}
 }
 
+// TestOtherUsers reads as nobody: not at all by default, else under the modes and ACLs that the files show.
+func TestOtherUsers(t *testing.T) {
+	for _, allow := range []bool{false, true} {
+		t.Run(fmt.Sprintf("allow=%v", allow), func(t *testing.T) {
+			var mt memTree
+			open, secret, shared := mt.file([]byte("open")), mt.file([]byte("secret")), mt.file([]byte("shared"))
+			secret.attr.Mode = 0o100600
+			shared.attr.Mode = 0o100640 // the group's bits are the ACL's mask
+			shared.xattrs = map[string][]byte{"system.posix_acl_access": []byte("\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff" +
+				"\x02\x00\x04\x00\xfe\xff\x00\x00\x04\x00\x00\x00\xff\xff\xff\xff\x10\x00\x04\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff")}
+			dir, _, _ := mountTree(t, mt.dir(map[string]Node{"open": open, "secret": secret, "shared": shared}), Options{AllowOther: allow})
+			if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // the test's own directory, above the mount
+				t.Fatal(err)
+			}
+			for name, readable := range map[string]bool{"open": allow, "secret": false, "shared": allow} {
+				cmd := exec.Command("cat", filepath.Join(dir, name))
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+				out, err := cmd.Output()
+				if got := err == nil && string(out) == name; got != readable {
+					t.Errorf("%s: read %q, %v", name, out, err)
+				}
+			}
+		})
+	}
+}
+
 // serveAsChild mounts a tree in a process of its own, says so, and waits to be killed.
 func serveAsChild(dir string) {
 	var mt memTree

@@ -70,7 +70,7 @@ type Tree struct {
 
 	mu    sync.Mutex // guards what follows
 	sets  map[dedup.SavesetID]*saveset
-	bases map[uint64]*saveset
+	bases map[uint64]dedup.SavesetID // never given to another one: the kernel may know the old one's files
 }
 
 // New returns the tree of a source's savesets. Close ends it.
@@ -83,7 +83,7 @@ func New(src Source, o Options) *Tree {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	t := &Tree{src: src, o: o, stop: stop, fills: make(chan filling, 4),
-		sets: map[dedup.SavesetID]*saveset{}, bases: map[uint64]*saveset{}}
+		sets: map[dedup.SavesetID]*saveset{}, bases: map[uint64]dedup.SavesetID{}}
 	t.wg.Go(func() { t.releaseIdle(ctx) })
 	t.wg.Go(func() { t.fillCache(ctx) })
 	return t
@@ -148,21 +148,20 @@ func (t *Tree) saveset(info Saveset) *saveset {
 		return s
 	}
 	s := &saveset{tree: t, info: info, base: baseOf(info.ID)}
-	for t.bases[s.base] != nil { // two of the same number: the later one moves on
-		s.base = s.base%maxBase + 1
+	for owner, taken := t.bases[s.base]; taken && owner != info.ID; owner, taken = t.bases[s.base] {
+		s.base = s.base%maxBase + 1 // two of the same number: the later one moves on
 	}
-	t.sets[info.ID], t.bases[s.base] = s, s
+	t.sets[info.ID], t.bases[s.base] = s, info.ID
 	return s
 }
 
-// forget drops savesets that are gone and not in use. Those in use keep their lease and their number.
+// forget drops savesets that are gone and not in use. Those in use keep their lease.
 func (t *Tree) forget(l *listing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, s := range t.sets {
 		if _, ok := l.ids[id]; !ok && s.idle() {
 			delete(t.sets, id)
-			delete(t.bases, s.base)
 		}
 	}
 }
