@@ -365,3 +365,39 @@ func TestMemoryStaysFlatUnderGarbage(t *testing.T) {
 		t.Errorf("the heap grew by %d MiB", grown>>20)
 	}
 }
+
+func TestUsedTokenOpensNothing(t *testing.T) {
+	s := newSite(t, nil)
+	ctx := testContext(t)
+	link, stop := s.agent(s.addr, "web1", nil)
+	run, _ := s.backup("web1", nil)
+	res := wait(ctx, run)
+	session, err := link.Open(ctx, run.Token())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sendTree(ctx, session, tree{"a": {"1": []byte("x")}}); err != nil {
+		t.Fatal(err)
+	}
+	<-res
+	_ = session.Close()
+	stop()
+
+	r := newRaw(t, s, "web1")
+	lane := r.stream(sms.StreamLane)
+	r.send(lane, &sms.LaneOpen{Token: run.Token()})
+	if _, err := lane.Recv(ctx, sms.ClassOrder); sms.CodeOf(err) != sms.CodeUnknownRun {
+		t.Errorf("a lane of a run that is over got %v", err)
+	}
+	again := r.stream(sms.StreamRun)
+	r.send(again, &sms.RunOpen{Token: run.Token(), Resume: true})
+	var w sms.RunWelcome
+	if err := again.RecvMessage(ctx, &w); err != nil {
+		t.Fatal(err)
+	}
+	r.send(again, &sms.FetchNodes{Items: []sms.NodeItem{{Count: 1}}})
+	r.send(again, &sms.Outcome{}) // the run ended with a commit, not with this
+	if m, err := again.Recv(ctx, sms.ClassData); sms.CodeOf(err) != sms.CodeUnknownRun {
+		t.Errorf("a run that is over answered %v, %v", m, err)
+	}
+}
