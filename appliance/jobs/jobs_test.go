@@ -19,10 +19,11 @@ func TestChainOfLevelsWithEOL(t *testing.T) {
 	if full.State != catalog.RunSuccess || full.Level != "FULL" || full.LevelReason != "no_valid_full" || full.LevelRequested != "INCR" {
 		t.Fatalf("first INCR: %+v", full.Run)
 	}
-	cp := g.backup("etc", Copy)
-	incr1 := g.backup("etc", Incr)
-	diff := g.backup("etc", Diff)
-	incr2 := g.backup("etc", Incr)
+	nextDay := func(level Level) Info {
+		g.advance(24 * time.Hour)
+		return g.backup("etc", level)
+	}
+	cp, incr1, diff, incr2 := nextDay(Copy), nextDay(Incr), nextDay(Diff), nextDay(Incr)
 	for _, want := range []struct {
 		run    Info
 		level  string
@@ -42,9 +43,12 @@ func TestChainOfLevelsWithEOL(t *testing.T) {
 		t.Errorf("EOL %v, want %v", last.EOL, want)
 	}
 	for id, raised := range map[string]bool{full.Saveset: true, diff.Saveset: true, incr1.Saveset: false, cp.Saveset: false} {
+		if raised && last.EOL.After(endOfDay(last.EOL)) {
+			t.Fatal("the end of the day comes before the EOL")
+		}
 		s, err := g.cat.Saveset(t.Context(), id)
 		g.must(err)
-		if s.EOL.Equal(last.EOL) != raised || strings.Contains(s.EOLCause, last.ID) != raised {
+		if s.EOL.Equal(endOfDay(last.EOL)) != raised || strings.Contains(s.EOLCause, last.ID) != raised {
 			t.Errorf("saveset %s (%s): EOL %v because of %q", id, s.Level, s.EOL, s.EOLCause)
 		}
 		sid, _ := dedup.ParseSavesetID(id)
@@ -56,6 +60,11 @@ func TestChainOfLevelsWithEOL(t *testing.T) {
 	g.must(err)
 	if len(entries) == 0 {
 		t.Error("the audit log does not know of raised EOLs")
+	}
+	// Within the day nothing of the chain is raised again.
+	again := g.backup("etc", Incr)
+	if more, err := g.cat.Audit(t.Context(), catalog.AuditFilter{Action: "saveset.eol"}); err != nil || len(more) != len(entries)+1 {
+		t.Errorf("%d savesets raised by %s on the same day, want only the INCR before it (%v)", len(more)-len(entries), again.Saveset, err)
 	}
 }
 
@@ -285,7 +294,7 @@ func TestReconcile(t *testing.T) {
 		if len(sets) != 2 || sets[0].ID != incr.Saveset || sets[1].ID != full.Saveset {
 			t.Fatalf("savesets: %+v", sets)
 		}
-		if !sets[1].EOL.Equal(sets[0].EOL) || sets[0].SourceKey == "" || sets[0].Pool != catalog.DefaultPool || sets[0].Run != incr.ID {
+		if !sets[1].EOL.Equal(endOfDay(sets[0].EOL)) || sets[0].SourceKey == "" || sets[0].Pool != catalog.DefaultPool || sets[0].Run != incr.ID {
 			t.Errorf("rows from manifests: %+v", sets)
 		}
 	}

@@ -110,8 +110,9 @@ func (m *Manager) Reconcile(ctx context.Context, manifests []dedup.Manifest) err
 	return errors.Join(faults...)
 }
 
-// raiseChain raises the EOL of every saveset that s needs to s's own, in the store first and then in the catalog, with
-// the cause. COPY takes no part: it needs none.
+// raiseChain raises the EOL of every saveset that s needs to the end of the day of s's own, in the store first and then in
+// the catalog, with the cause. COPY takes no part: it needs none. To the end of the day, because otherwise each INCR of a
+// long chain of hourly ones would write a state of every saveset before it.
 func (m *Manager) raiseChain(ctx context.Context, store Store, s catalog.Saveset) error {
 	if s.Parent == "" || s.EOL.IsZero() {
 		return nil
@@ -121,7 +122,7 @@ func (m *Manager) raiseChain(ctx context.Context, store Store, s catalog.Saveset
 		return fmt.Errorf("raise EOL of the chain of saveset %s: %w", s.ID, err)
 	}
 	chain, _ := Chain(s, all)
-	cause := "saveset " + s.ID
+	cause, eol := "saveset "+s.ID, endOfDay(s.EOL)
 	states := map[string]catalog.SavesetState{}
 	var audit []catalog.AuditEntry
 	var faults []error
@@ -129,19 +130,24 @@ func (m *Manager) raiseChain(ctx context.Context, store Store, s catalog.Saveset
 		if !need.EOL.Before(s.EOL) {
 			continue
 		}
-		state, err := raise(ctx, store, need.ID, s.EOL, cause)
+		state, err := raise(ctx, store, need.ID, eol, cause)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("raise EOL of saveset %s: %w", need.ID, err))
 			continue
 		}
 		states[need.ID] = stateRow(state)
 		audit = append(audit, catalog.AuditEntry{Action: "saveset.eol", Object: need.ID, OK: true,
-			Detail: fmt.Sprintf("raised to %s because of %s", s.EOL.UTC().Format(time.RFC3339), cause)})
+			Detail: fmt.Sprintf("raised to %s because of %s", eol.Format(time.RFC3339), cause)})
 	}
 	if len(states) > 0 {
 		faults = append(faults, m.opts.Catalog.SetSavesetStates(ctx, states, audit...))
 	}
 	return errors.Join(faults...)
+}
+
+// endOfDay is the last microsecond, which is what the catalog tells apart, of a time's day in UTC.
+func endOfDay(t time.Time) time.Time {
+	return t.UTC().Truncate(24 * time.Hour).Add(24*time.Hour - time.Microsecond)
 }
 
 func raise(ctx context.Context, store Store, id string, eol time.Time, cause string) (dedup.State, error) {
