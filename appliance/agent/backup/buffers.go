@@ -14,8 +14,8 @@ const (
 	batchItems = 512
 	// smallBuffer holds a batch of small files: the last one may be almost a SmallFile beyond batchBytes.
 	smallBuffer = batchBytes + chunk.SmallFile + 64<<10
-	// largeBuffer holds the longest chunk.
-	largeBuffer = chunk.MaxChunk
+	// largeBuffer holds most chunks of large files. The cutter takes new memory for a longer one, which is not kept.
+	largeBuffer = 2 << 20
 )
 
 func processors() int { return max(1, min(runtime.GOMAXPROCS(0), 8)) }
@@ -57,4 +57,10 @@ func (p *pool) get(ctx context.Context) ([]byte, error) {
 	}
 }
 
-func (p *pool) put(b []byte) { p.tokens <- b[:0] }
+// put gives a buffer back. One that has become something else is left to the collector.
+func (p *pool) put(b []byte) {
+	if cap(b) != p.size {
+		b = nil
+	}
+	p.tokens <- b[:0]
+}
