@@ -82,16 +82,27 @@ func (r *Received) Release() {
 		in.window -= back
 		in.owed -= back
 		s.extra -= back
-		if in.owed > 0 && in.owed >= in.window/4 {
-			c.controlLocked(s, &credit{r.Type.Class(), uint32(in.owed)})
-			in.avail += in.owed
-			in.owed = 0
-		}
+		s.settleLocked(r.Type.Class())
 	}
 	c.mu.Unlock()
 	c.opts.Budget.giveBack(back)
 	r.Payload = nil
 	r.buf.Release()
+}
+
+// settleLocked tells the sender what has been consumed, in few messages: when a quarter of the window is owed, or when
+// the sender might wait for it.
+//
+// INVARIANT: where anything is owed the sender has credit for a packet of any length. So a message that needs its whole
+// window comes through although its first packets found a part of the window owed.
+func (s *Stream) settleLocked(class Class) {
+	in := &s.in[class]
+	if in.owed <= 0 || s.gone || in.owed < in.window/4 && in.avail >= packetCost(MaxPayload) {
+		return
+	}
+	s.c.controlLocked(s, &credit{class, uint32(in.owed)})
+	in.avail += in.owed
+	in.owed = 0
 }
 
 // spareLocked returns by how much the window shrinks when r is released: by its loan, or by what it has grown where the

@@ -307,3 +307,25 @@ func TestIdleConnectionsLive(t *testing.T) {
 		b.Close(CodeShutdown, "test over")
 	})
 }
+
+// A message that needs its whole window comes through although a part of the window is owed when it begins: the rest of
+// the window is no use to a sender who waits for the last packet's credit.
+func TestLargeMessageComesThroughAnOwedWindow(t *testing.T) {
+	for _, owed := range []int{1, 1000, DataWindow/4 - 2*PacketCost} {
+		budget := NewBudget(MinBudget)
+		budget.free = budget.total/4 + 1 // no growth for speed: only loans, which are exact
+		a, b := pair(t, Options{Budget: budget})
+		ctx := testContext(t)
+		x, y := streams(t, a, b, StreamLane)
+		for i, size := range []int{owed, DataWindow + 1, 3*MaxPayload + 7, MaxWindow / 2} {
+			if err := x.SendBuffer(ctx, TypeFrame, pattern(size, byte(i))); err != nil {
+				t.Fatal(err)
+			}
+			m, err := y.Recv(ctx, ClassData)
+			if err != nil {
+				t.Fatalf("owed %d: message of %d bytes: %v", owed, size, err)
+			}
+			m.Release()
+		}
+	}
+}

@@ -68,6 +68,7 @@ func (c *Conn) admit(h header) (s *Stream, in *inbox, loan int64, err error) {
 	if class == ClassData {
 		loan = s.growLocked(in)
 	}
+	s.settleLocked(class)
 	return s, in, loan, nil
 }
 
