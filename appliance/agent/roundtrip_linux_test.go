@@ -409,3 +409,29 @@ func contextAfter(t *testing.T, d time.Duration, cause error) (context.Context, 
 		cancel(nil)
 	}
 }
+
+// A file of 1 TiB with 1 MiB of data costs 1 MiB, in time, too.
+func TestHugeSparseFile(t *testing.T) {
+	needRoot(t)
+	src := cleanDir(t)
+	made, err := nastytree.Make(src, nastytree.Options{Seed: 4, Wide: 10, Huge: true, NoLong: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(made.Skipped) > 0 {
+		t.Skip(made.Skipped)
+	}
+	s := agenttest.New()
+	start := time.Now()
+	run := backUp(t, s, nil, sms.BackupOrder{Sources: []sms.Path{sms.Path(src + "/sparse/huge")}})
+	if got := run.Committed.Counters.BytesRead; got > 2<<20 {
+		t.Errorf("read %d bytes", got)
+	}
+	dst := cleanDir(t)
+	restoreTo(t, s, run.Committed.Root, sms.RestoreOrder{Target: sms.Path(dst)})
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("took %v", d)
+	}
+	treecmp.Check(t, src+"/sparse", filepath.Join(dst, src, "sparse"), treecmp.Options{SkipRoot: true,
+		Exclude: func(path string) bool { return path != "." && path != "huge" }})
+}
