@@ -155,7 +155,7 @@ func (c *chunkSender) only(f frame.Frame, wanted []digest.Digest, want []int) (f
 	if c.cut == nil {
 		c.cut = &cutter{dec: frame.NewDecoder(), enc: frame.NewEncoder()}
 	}
-	return c.cut.cut(f, asked)
+	return c.cut.cut(f, asked, c.st.Conn().RTT() >= compressFrom)
 }
 
 // inOrder reports whether the wanted chunks are those of the frame, one by one: the usual case, found without a map.
@@ -180,8 +180,9 @@ type cutter struct {
 	part  []byte
 }
 
-// cut returns a frame of the chunks that keep selects. It is valid until the next cut.
-func (k *cutter) cut(f frame.Frame, keep func(frame.Ref) bool) (frame.Frame, error) {
+// cut returns a frame of the chunks that keep selects, compressed where the line is slow enough for it to pay. It is
+// valid until the next cut.
+func (k *cutter) cut(f frame.Frame, keep func(frame.Ref) bool, compress bool) (frame.Frame, error) {
 	plain, err := k.dec.Decode(f, k.plain[:0])
 	if err != nil {
 		return frame.Frame{}, err
@@ -198,6 +199,9 @@ func (k *cutter) cut(f frame.Frame, keep func(frame.Ref) bool) (frame.Frame, err
 	}
 	if len(refs) == 0 {
 		return frame.Frame{}, sms.Errorf(sms.CodeStore, "a planned frame does not hold the chunk that it was planned for")
+	}
+	if !compress {
+		return frame.Frame{Refs: refs, Codec: frame.Raw, Stored: k.part}, nil
 	}
 	out := k.enc.Encode(refs, k.part, k.out)
 	k.out = out.Stored

@@ -125,7 +125,7 @@ func (c *Conn) Err() error {
 	return c.err
 }
 
-// RTT returns the last measured round trip, 0 before the first.
+// RTT returns the least round trip measured so far, 0 before the first.
 func (c *Conn) RTT() time.Duration { return time.Duration(c.rtt.Load()) }
 
 // Open opens a stream to the peer.

@@ -151,7 +151,8 @@ func (c *Conn) obey(h header, m Message) (back int64, err error) {
 	case *ping:
 		c.controlLocked(c.main, &pong{m.Nonce})
 	case *pong:
-		if rtt := time.Now().UnixNano() - int64(m.Nonce); rtt > 0 {
+		// The least one tells of the line, the others of what both machines were busy with.
+		if rtt, least := time.Now().UnixNano()-int64(m.Nonce), c.rtt.Load(); rtt > 0 && (least == 0 || rtt < least) {
 			c.rtt.Store(rtt)
 		}
 	case *credit:

@@ -20,7 +20,7 @@ import (
 const (
 	// batchBytes is how many plain bytes are fetched at once: frames at the edges of a batch come twice, so that it
 	// should be large against a frame; descriptors and entries of the files wait, so that it should not be larger.
-	batchBytes = 16 << 20
+	batchBytes = uplink.MaxFetch
 	// batchFiles is the most files of a batch; each may hold a directory open.
 	batchFiles = 2048
 )
