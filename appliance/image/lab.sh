@@ -23,12 +23,15 @@ deb http://deb.debian.org/debian-security bookworm-security main
 LIST
 # A machine has a resolver, loopback names, and services that stay off while packages install.
 cp /etc/resolv.conf /etc/hosts "$root/etc/"
+# What this machine trusts, the bare one trusts, too: a proxy on the way to the modules may need it.
+[ ! -f /etc/ssl/certs/ca-certificates.crt ] || cp /etc/ssl/certs/ca-certificates.crt "$root/root/trusted.crt"
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"; chmod +x "$root/usr/sbin/policy-rc.d"
 git clone -q "$top" "$root/root/coffer"
 
 cat >"$root/root/commands.sh" <<CMD
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive HOME=/root
+[ ! -f /root/trusted.crt ] || export SSL_CERT_FILE=/root/trusted.crt
 cd /root
 apt-get update -q >/dev/null
 apt-get install -qy git make >/dev/null     # line 0
