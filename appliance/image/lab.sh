@@ -41,7 +41,7 @@ make install PREFIX=/usr
 apt-get install -qy systemd >/dev/null
 systemd-analyze verify /etc/systemd/system/cofferd.service /etc/systemd/system/coffer-agent.service
 cofferd --help >/dev/null; coffer --help >/dev/null; coffer-agent --help >/dev/null
-make uninstall
+make uninstall PREFIX=/usr
 test ! -e /usr/bin/cofferd
 if [ "$form" = full ]; then make demo; make test; fi
 CMD
