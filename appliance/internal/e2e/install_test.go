@@ -27,7 +27,9 @@ func TestInstall(t *testing.T) {
 		}
 	}
 	verify, err := exec.LookPath("systemd-analyze")
-	if err != nil {
+	if err != nil && os.Getenv("COFFER_REQUIRE_LAB") != "" {
+		t.Fatal("this test needs Debian's package systemd")
+	} else if err != nil {
 		t.Skip("systemd-analyze is missing: the units stay unchecked")
 	}
 	for _, unit := range []string{"cofferd", "coffer-agent"} {
