@@ -34,39 +34,65 @@
 //
 // The copy of a chunk that the index names is the canonical one: the only one that GC keeps.
 //
-// # Pins, leases and GC
+// # Pins and leases
 //
 // A run leases its parents and pins every container that it wrote or was told "have" from; a view leases its saveset.
 // Pin and condemn stand under one lock: of pin(c) and condemn(c) one fails. "Have" is an answer to one run and ends with
-// it. GC itself is not here yet. These are its rules, and what is here obeys them already:
+// it. What is condemned is stored again by the runs that need it, and their copy takes the entry in the index over; where
+// a run's new container keeps another's entry, the run pins that one.
 //
-//  1. Roots are the savesets that are not deleted, those that are leased, and every node that the index names in a node
-//     container that a run has pinned: a run that was told "have" for a node relies on all below it.
-//  2. Condemn before anything else. What is condemned is stored again by the runs that need it, and their copy takes the
-//     entry in the index over. Where a run's new container keeps another's entry, the run pins that one.
-//  3. Entries of dead nodes leave the index, synced, before any container that holds what is below them is condemned.
-//     Have therefore asks the index for nodes, and never the locality cache.
-//  4. Entries of data chunks leave the index only with their container: a dead chunk in a live container may be had.
-//  5. Index entries (compare-and-delete) go before the container, its mark before both, and the locality cache forgets it.
-//  6. A container of a broken run is left alone for three days from its creation.
+// # Garbage collection
+//
+// A collection marks, takes dead nodes out, then sweeps. It keeps one bit per slot of each canonical copy. Its roots are
+// the savesets that are not deleted. What no saveset reaches, deleted ones included, is of a run that broke; while the
+// container is younger than three days it counts as live, and a node among it is a root. Condemning comes before any
+// decision, and every decision is made on marks that are brought up to date after it:
+//
+//	INVARIANT G1 (final marks): once a container is condemned no run can come to rely on it. Whoever relied on it before
+//	has given its pin back, and a run gives its pins back only after its manifest is known or after it wrote its last node
+//	container. So marks from all savesets and all node containers that came since the last look are final for it.
+//	INVARIANT G2 (nodes first): dead nodes leave the index all together, when every node container that holds one is
+//	condemned. One that cannot be condemned is pinned: each node that the index names in it is a root. Have asks the index
+//	for nodes, and never the locality cache.
+//	INVARIANT G3 (no return): before anything below a dead node goes, a tombstone object names the node's slot, durably,
+//	or its container is gone. Who enters a container into the index again leaves out what its tombstone names.
+//	INVARIANT G4 (data last): an entry of a data chunk leaves the index only with its container. A dead chunk in a live
+//	container may be had.
+//	INVARIANT G5 (copy before delete): live chunks of a condemned container are durable in another and have the entry in
+//	the index, synced, before the container is deleted. In this order: new container put → index → entries of dead rows
+//	gone (compare-and-delete), mark gone, synced → locality cache forgets → blob deleted.
+//	INVARIANT G6 (deleted savesets last): a deleted saveset's manifest goes only when a collection has taken out all that
+//	only it reached; its states go after it.
+//
+// A crash at any point leaves copies twice or garbage, never a gap, and the next collection starts with a new mark.
+//
+// # Damage
+//
+// A damaged frame's chunks and nodes are on the damage list, an object of the store. What is on it, and every node above
+// it, is not had by any run: runs store it again, and that heals. Reading goes on around it. A digest leaves the list when
+// a copy of it that was read back is named by the index, or when nothing refers to it any more.
 //
 // # What may run beside what
 //
-//	            run    view   SetState  delete  GC mark  GC sweep  check  reindex  Close
-//	run         yes    yes    yes       1       yes      2         yes    no       3
-//	view        yes    yes    yes       1       yes      4         yes    no       5
-//	SetState    yes    yes    6         6       yes      yes       yes    no       5
-//	delete      1      1      6         6       7        7         yes    no       5
-//	GC mark     yes    yes    yes       7       no       no        yes    no       stops
-//	GC sweep    2      4      yes       7       no       no        8      no       stops
-//	check       yes    yes    yes       yes     yes      8         yes    no       stops
-//	reindex     no     no     no        no      no       no        no     no       no
+//	            run    view   SetState  delete  GC mark  GC sweep  check  heal   keys   reindex  Close
+//	run         yes    yes    yes       1       yes      2         yes    yes    9      no       3
+//	view        yes    yes    yes       1       yes      4         yes    yes    yes    no       5
+//	SetState    yes    yes    6         6       yes      yes       yes    yes    yes    no       5
+//	delete      1      1      6         6       7        7         yes    yes    yes    no       5
+//	GC mark     yes    yes    yes       7       no       no        yes    10     yes    no       stops
+//	GC sweep    2      4      yes       7       no       no        8      10     9      no       stops
+//	check       yes    yes    yes       yes     yes      8         no     10     yes    no       stops
+//	heal        yes    yes    yes       yes     10       10        10     no     9      no       stops
+//	keys        9      yes    yes       yes     yes      9         yes    9      no     no       5
+//	reindex     no     no     no        no      no       no        no     no     no     no       no
 //
 // 1: refused (InUse) while the saveset is leased. 2: by pin and condemn. 3: the run is aborted. 4: containers may go
 // under a reader; it looks the chunk up once more. 5: Close wins; later calls are refused (Closed). 6: one at a time for
-// each saveset. 7: a deletion counts from the next mark on. 8: check skips a container that went away. Reindex is part of
-// Open: nothing runs beside it. Two processes: never; the spool's lock, the blob store's lock and the epoch keep the
-// second one out, and a writer whose epoch was taken over writes no manifest.
+// each saveset. 7: a deletion counts from the next mark on. 8: check skips a container that went away. 9: a container is
+// written under the key that was the newest when it was opened; a key is destroyed only when no container names it.
+// 10: one at a time: they share one lock (Kind InUse names who holds it). Reindex is part of Open: nothing runs beside it.
+// Mounts, exports and migration read through views, and count as such. Two processes: never; the spool's lock, the blob
+// store's lock and the epoch keep the second one out, and a writer whose epoch was taken over writes no manifest.
 //
 // # Memory
 //
