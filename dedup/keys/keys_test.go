@@ -148,7 +148,7 @@ func TestObjects(t *testing.T) {
 			if got, err := r.Open("manifest", "m1", sealed); err != nil || string(got) != text {
 				t.Fatalf("opened %q, %v", got, err)
 			}
-			if len(text) > 1 && bytes.Contains(sealed, []byte(text)) != (src.kind() == slotNone) {
+			if len(text) > 1 && bytes.Contains(sealed, []byte(text)) != (src.kind() == KindNone) {
 				t.Fatal("encrypted or not, it is the wrong way round")
 			}
 			for _, as := range [][2]string{{"manifest", "m2"}, {"state", "m1"}, {"manifestm", "1"}} {
@@ -307,7 +307,7 @@ func TestKeyFile(t *testing.T) {
 }
 
 func TestCostIsBounded(t *testing.T) {
-	s := slot{kind: slotPassword, cost: argonCost{time: 1, memoryKiB: maxMemoryKiB + 1, threads: 1}}
+	s := slot{kind: KindPassword, cost: argonCost{time: 1, memoryKiB: maxMemoryKiB + 1, threads: 1}}
 	_, err := pw("a").kek(t.Context(), &s)
 	wantErr(t, "memory", err, ErrDamaged)
 	s.cost = argonCost{time: 1 << 31, memoryKiB: 64, threads: 1}

@@ -18,30 +18,35 @@ const (
 	modeEncrypted mode = 1
 )
 
-// slotKind is what opens a slot. Part of the format.
-type slotKind uint8
+// Kind is what opens a keyring. Part of the format.
+type Kind uint8
 
+// Kinds of openers.
 const (
-	slotNone     slotKind = 0 // never stored: a plain ring has no slots
-	slotKeyFile  slotKind = 1
-	slotPassword slotKind = 2
+	KindNone        Kind = 0 // never stored: a plain ring has no slots
+	KindKeyFile     Kind = 1
+	KindPassword    Kind = 2
+	KindRecoveryKey Kind = 3
 )
 
-func (k slotKind) String() string {
+// String returns the kind's words; unknown kinds print as hex.
+func (k Kind) String() string {
 	switch k {
-	case slotNone:
+	case KindNone:
 		return "no key"
-	case slotKeyFile:
+	case KindKeyFile:
 		return "key file"
-	case slotPassword:
+	case KindPassword:
 		return "password"
+	case KindRecoveryKey:
+		return "recovery key"
 	}
-	return fmt.Sprintf("slot(%#02x)", uint8(k))
+	return fmt.Sprintf("opener(%#02x)", uint8(k))
 }
 
 // slot is one way to open a ring.
 type slot struct {
-	kind  slotKind
+	kind  Kind
 	cost  argonCost
 	salt  [16]byte
 	check [16]byte // tells a wrong key from a damaged slot
@@ -65,7 +70,7 @@ const (
 // nil means crypto/rand.
 func Create(ctx context.Context, rand io.Reader, sources ...Source) (*Ring, error) {
 	r := &Ring{rand: newLockedReader(rand), mode: modeEncrypted, generation: 1}
-	if len(sources) == 1 && sources[0].kind() == slotNone {
+	if len(sources) == 1 && sources[0].kind() == KindNone {
 		r.mode = modePlain
 		r.ringKey = derive(ctxPlain, nil)
 	} else {
@@ -93,7 +98,7 @@ func (r *Ring) fillSlots(ctx context.Context, sources []Source) error {
 	for i, src := range sources {
 		s := &slots[i]
 		s.kind, s.cost = src.kind(), src.cost()
-		if s.kind == slotNone {
+		if s.kind == KindNone {
 			return errors.New("no encryption beside a key")
 		}
 		if err := r.rand.fill(s.salt[:]); err != nil {
@@ -230,7 +235,7 @@ func parseRing(b []byte) (*parsed, error) {
 
 func parseSlot(b []byte) slot {
 	return slot{
-		kind:  slotKind(b[0]),
+		kind:  Kind(b[0]),
 		cost:  argonCost{threads: b[1], time: le.Uint32(b[4:]), memoryKiB: le.Uint32(b[8:])},
 		salt:  [16]byte(b[12:]),
 		check: [16]byte(b[28:]),
@@ -267,7 +272,7 @@ func Unmarshal(ctx context.Context, rand io.Reader, b []byte, src Source) (*Ring
 // and an exchanged keyring must not make it write in clear.
 func (p *parsed) open(ctx context.Context, src Source) (secret, error) {
 	if p.mode == modePlain {
-		if src.kind() != slotNone {
+		if src.kind() != KindNone {
 			return secret{}, fmt.Errorf("%w: the store is not encrypted, but a %v was given", ErrWrongKey, src.kind())
 		}
 		return derive(ctxPlain, nil), nil
