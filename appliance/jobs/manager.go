@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"coffer/appliance/catalog"
+	"coffer/appliance/events"
 	"coffer/appliance/sms"
 )
 
@@ -30,7 +31,7 @@ type Options struct {
 type Manager struct {
 	opts Options
 	log  *slog.Logger
-	hub  Hub
+	hub  events.Hub[Event]
 
 	ctx  context.Context // ends when Stop gave up waiting; bounds writes to the catalog
 	kill context.CancelFunc
@@ -70,7 +71,7 @@ func (m *Manager) publish(e Event) {
 // ClientChanged tells watchers that a client came, went or changed.
 func (m *Manager) ClientChanged(name string) { m.publish(Event{Kind: EventClient, Client: name}) }
 
-// Subscribe tells of events from now on; see Hub.Subscribe.
+// Subscribe tells of events from now on; see events.Hub.
 func (m *Manager) Subscribe(ctx context.Context, run string) <-chan Event {
 	return m.hub.Subscribe(ctx, run)
 }
