@@ -42,6 +42,13 @@ type Options struct {
 	IndexFree    func(dir string) (int64, error)
 	// ContainerSize is the size in bytes at which a container is sealed.
 	ContainerSize int64
+	// Reindex drops the index at Open and makes it anew from the containers. ReindexProgress, when set, is told how far it
+	// is, also when an index that was lost or damaged is made anew.
+	Reindex         bool
+	ReindexProgress func(Progress)
+	// Join is the dedup domain that Create gives the store: that of a paired store, so that the two can heal each other.
+	// Its zero value means a new domain.
+	Join Domain
 	// Owner names this process in the epoch object: host and pid, say.
 	Owner  string
 	Logger *slog.Logger
