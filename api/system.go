@@ -13,39 +13,6 @@ type System struct {
 	SMS       string    `json:"sms_address,omitempty" doc:"address that agents connect to"`
 }
 
-// StoreState is the health of a store, as DOMAIN's "Store" rule 2.
-type StoreState string
-
-// States of a store.
-const (
-	StoreGreen      StoreState = "green"
-	StoreYellow     StoreState = "yellow"
-	StoreRed        StoreState = "red"
-	StoreUnwritable StoreState = "unwritable"
-	StoreLocked     StoreState = "locked" // not open: wrong or missing key, or damaged so that it cannot open
-)
-
-// Store is the state of the deduplicating store.
-type Store struct {
-	Name           string     `json:"name"`
-	State          StoreState `json:"state" enum:"green,yellow,red,unwritable,locked"`
-	Reason         string     `json:"reason,omitempty" doc:"why it is not green"`
-	Path           string     `json:"path" doc:"where it lies on the appliance"`
-	Domain         string     `json:"domain" doc:"id of its dedup domain"`
-	Encrypted      bool       `json:"encrypted"`
-	Savesets       int64      `json:"savesets"`
-	Containers     int64      `json:"containers"`
-	Chunks         int64      `json:"chunks" doc:"distinct chunks and nodes"`
-	LogicalBytes   int64      `json:"logical_bytes" doc:"sum of the sizes of all savesets"`
-	StoredBytes    int64      `json:"stored_bytes" doc:"bytes of all containers"`
-	FreeBytes      int64      `json:"free_bytes" doc:"free space of its file system"`
-	CapacityBytes  int64      `json:"capacity_bytes" doc:"size of its file system"`
-	ReserveBytes   int64      `json:"reserve_bytes" doc:"free space that no write may use up"`
-	ActiveRuns     int64      `json:"active_runs"`
-	IndexBytes     int64      `json:"index_bytes,omitempty" doc:"bytes of the index on disk"`
-	DamagedObjects int64      `json:"damaged_objects" doc:"length of the damage list"`
-}
-
 // Mount is the state of the file system that shows all savesets on the appliance.
 type Mount struct {
 	On    bool       `json:"on"`
