@@ -54,10 +54,11 @@ func golden(t *testing.T, name string, v any) []byte {
 	return got
 }
 
-func TestObjectGoldens(t *testing.T) {
-	m := fullManifest()
+// manifestComesBack holds a manifest against its golden file, and against what is decoded from that.
+func manifestComesBack(t *testing.T, name string, m Manifest) {
+	t.Helper()
 	var mo manifestObject
-	if err := decodeObject(manifestKind, "", golden(t, "manifest.json", m.object()), &mo); err != nil {
+	if err := decodeObject(manifestKind, "", golden(t, name, m.object()), &mo); err != nil {
 		t.Fatal(err)
 	}
 	back := mo.manifest()
@@ -70,6 +71,14 @@ func TestObjectGoldens(t *testing.T) {
 	if back.Meta = m.Meta; !reflect.DeepEqual(back, m) {
 		t.Errorf("manifest comes back as %+v, want %+v", back, m)
 	}
+}
+
+func TestObjectGoldens(t *testing.T) {
+	m := fullManifest()
+	manifestComesBack(t, "manifest.json", m) // version 1, as every program wrote it that did not count switches
+	withSwitches := m
+	withSwitches.Switches = 7
+	manifestComesBack(t, "manifest-switches.json", withSwitches)
 	golden(t, "manifest-empty.json", (&Manifest{}).object())
 	golden(t, "state.json", State{Number: 1, Time: m.Started}.object(m.ID))
 	golden(t, "epoch.json", epochObject{objectVersion, 9, "backup1 pid 42", m.Started})

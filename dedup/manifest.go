@@ -85,9 +85,21 @@ type Manifest struct {
 	// Entries and Logical (bytes) describe the whole saveset; New (plain bytes) and Stored (bytes in containers, nodes
 	// included) what this run added.
 	Entries, Logical, New, Stored uint64
-	Meta                          json.RawMessage
+	// Switches is how often a reader of the whole saveset goes to another container, when it reads each 64 MiB in the order
+	// in which they are stored: the containers of each such window, added up. What the run did not ask for is taken to lie
+	// as it did for the parent. 0: not known (the run of an older program).
+	Switches uint64
+	Meta     json.RawMessage
 
 	State State
+}
+
+// SwitchesPerMiB returns Switches for each MiB of the saveset; 0 when that is not known.
+func (m *Manifest) SwitchesPerMiB() float64 {
+	if m.Logical == 0 {
+		return 0
+	}
+	return float64(m.Switches) * (1 << 20) / float64(m.Logical)
 }
 
 // State is what may change about a saveset after its manifest is written. Each change is a new numbered object; the

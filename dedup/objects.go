@@ -25,8 +25,10 @@ const (
 	manifestKind = "manifest"
 	stateKind    = "state"
 
-	// objectVersion is the version of every small object. A reader refuses a higher one by name.
+	// objectVersion is the version of every small object but those below. A reader refuses a higher one by name.
 	objectVersion = 1
+	// manifestSwitches is the version of a manifest that tells its container switches; one that does not is of version 1.
+	manifestSwitches = 2
 	// maxObject is the most bytes of a small object: nobody reads more than that into memory.
 	maxObject = 4 << 20
 	// maxMeta is the most bytes of a manifest's Meta.
@@ -46,6 +48,14 @@ func parseNumber(s string) (uint32, bool) {
 	}
 	n, err := strconv.ParseUint(s, 16, 32)
 	return uint32(n), err == nil
+}
+
+// newestVersion is the highest version of a kind of object that this program knows.
+func newestVersion(kind string) int {
+	if kind == manifestKind {
+		return manifestSwitches
+	}
+	return objectVersion
 }
 
 // putObject seals v as JSON and puts it under a name that must be free.
@@ -115,8 +125,8 @@ func decodeObject(kind, name string, plain []byte, v any) error {
 	if err := json.Unmarshal(plain, &head); err != nil {
 		return damaged(err)
 	}
-	if head.Version > objectVersion {
-		return &Error{Kind: NewerFormat, Op: "decode " + kind, Object: name, Err: fmt.Errorf("version %d, this program knows %d", head.Version, objectVersion)}
+	if newest := newestVersion(kind); head.Version > newest {
+		return &Error{Kind: NewerFormat, Op: "decode " + kind, Object: name, Err: fmt.Errorf("version %d, this program knows %d", head.Version, newest)}
 	}
 	if head.Version < 1 {
 		return damaged(fmt.Errorf("version %d", head.Version))

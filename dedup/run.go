@@ -16,6 +16,9 @@ type RunOptions struct {
 	ID string
 	// Parents are leased until the run ends.
 	Parents []SavesetID
+	// Rewrite lets the run store up to 5 % of what it has anew, where reading it back would gather it from many containers:
+	// Have answers "missing" for such chunks. It is for runs that read everything again (FULL, COPY, streams).
+	Rewrite bool
 }
 
 // Run writes one saveset. It holds a lease on its parents and pins every container that it wrote or was told "have"

@@ -43,6 +43,7 @@ type manifestObject struct {
 	Logical        uint64          `json:"logical"`
 	New            uint64          `json:"new"`
 	Stored         uint64          `json:"stored"`
+	Switches       uint64          `json:"switches,omitzero"`
 	Meta           json.RawMessage `json:"meta,omitempty"`
 	State          stateObject     `json:"state"`
 }
@@ -61,12 +62,16 @@ type stateObject struct {
 }
 
 func (m *Manifest) object() manifestObject {
+	version := objectVersion
+	if m.Switches > 0 {
+		version = manifestSwitches
+	}
 	return manifestObject{
-		Version: objectVersion, ID: m.ID, Domain: m.Domain, Run: m.Run, Root: m.Root, Side: m.Side,
+		Version: version, ID: m.ID, Domain: m.Domain, Run: m.Run, Root: m.Root, Side: m.Side,
 		Client: m.Client, Task: m.Task, TaskType: m.TaskType, RequestedLevel: m.RequestedLevel, Level: m.Level,
 		Reason: m.Reason, Parent: m.Parent, Started: m.Started, Finished: m.Finished, Committed: m.Committed,
 		Sources: m.Sources, Warnings: m.Warnings, Entries: m.Entries, Logical: m.Logical, New: m.New, Stored: m.Stored,
-		Meta: m.Meta, State: m.State.object(m.ID),
+		Switches: m.Switches, Meta: m.Meta, State: m.State.object(m.ID),
 	}
 }
 
@@ -76,7 +81,7 @@ func (o *manifestObject) manifest() Manifest {
 		Client: o.Client, Task: o.Task, TaskType: o.TaskType, RequestedLevel: o.RequestedLevel, Level: o.Level,
 		Reason: o.Reason, Parent: o.Parent, Started: o.Started, Finished: o.Finished, Committed: o.Committed,
 		Sources: o.Sources, Warnings: o.Warnings, Entries: o.Entries, Logical: o.Logical, New: o.New, Stored: o.Stored,
-		Meta: o.Meta, State: o.State.state(),
+		Switches: o.Switches, Meta: o.Meta, State: o.State.state(),
 	}
 }
 
