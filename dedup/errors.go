@@ -45,11 +45,13 @@ const (
 	Exists
 	// Invalid: the caller broke the contract of the call.
 	Invalid
+	// Retained: the saveset is locked against deletion.
+	Retained
 )
 
 var kindNames = [...]string{"other", "not found", "damaged", "wrong key", "no space", "unknown child", "wrong domain",
 	"wrong digest", "bad frame", "bad node", "locked", "newer format", "condemned", "immutable", "in use", "closed",
-	"exists", "invalid"}
+	"exists", "invalid", "locked against deletion"}
 
 // String returns the kind's words; unknown kinds print as hex.
 func (k Kind) String() string {

@@ -166,6 +166,12 @@ func (t *savesetTable) state(e *savesetEntry) State {
 	return e.manifest.State
 }
 
+func (t *savesetTable) manifest(e *savesetEntry) Manifest {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return e.manifest
+}
+
 // setState replaces a state; false when st deletes a saveset that is leased.
 func (t *savesetTable) setState(e *savesetEntry, st State) bool {
 	t.mu.Lock()
@@ -321,18 +327,23 @@ func (s *Store) SetState(ctx context.Context, id SavesetID, change func(State) S
 	}
 	e.change.Lock()
 	defer e.change.Unlock()
+	return s.changeState(ctx, e, change)
+}
+
+// changeState is SetState with e.change held.
+func (s *Store) changeState(ctx context.Context, e *savesetEntry, change func(State) State) (State, error) {
 	old := s.sets.state(e)
 	next := change(old)
 	next.Time = s.opts.Now()
 	next = next.normal()
 	if err := old.follow(next); err != nil {
-		return State{}, &Error{Kind: Immutable, Op: "set state", Object: id.String(), Err: err}
+		return State{}, &Error{Kind: Immutable, Op: "set state", Object: e.manifest.ID.String(), Err: err}
 	}
 	return s.writeState(ctx, e, old, next)
 }
 
-// writeState needs e.change held. It may use the reserve: a deletion is what makes space. A deletion counts in memory before it is written, so that no lease can come in
-// between; it is taken back when it cannot be written.
+// writeState needs e.change held. It may use the reserve: a deletion is what makes space. A deletion counts in memory
+// before it is written, so that no lease can come in between; it is taken back when it cannot be written.
 func (s *Store) writeState(ctx context.Context, e *savesetEntry, old, next State) (State, error) {
 	id := e.manifest.ID
 	for {

@@ -40,6 +40,8 @@ type Store struct {
 
 	shutDown atomic.Bool // set once by Close, before the index goes
 
+	maintenance maintenance // which long operations run
+
 	mu     sync.Mutex
 	closed bool              // guarded by mu
 	runs   map[*Run]struct{} // guarded by mu
@@ -159,6 +161,7 @@ func (s *Store) Close() error {
 		runs = append(runs, r)
 	}
 	s.mu.Unlock()
+	s.maintenance.stop()
 	var errs []error
 	for _, r := range runs {
 		errs = append(errs, r.Abort(context.Background(), "the store is closed"))
