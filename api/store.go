@@ -25,7 +25,7 @@ type Store struct {
 	Encrypted      bool          `json:"encrypted"`
 	Savesets       int64         `json:"savesets"`
 	Containers     int64         `json:"containers"`
-	Chunks         int64         `json:"chunks" doc:"distinct chunks and nodes in use; 0 before the first count"`
+	Chunks         int64         `json:"chunks" doc:"distinct chunks and nodes in use at the last garbage collection"`
 	LogicalBytes   int64         `json:"logical_bytes" doc:"sum of the sizes of all savesets"`
 	StoredBytes    int64         `json:"stored_bytes" doc:"bytes of all containers"`
 	FreeBytes      int64         `json:"free_bytes" doc:"free space of its file system"`
@@ -49,13 +49,16 @@ type StoreReason struct {
 	Hint    string     `json:"hint,omitempty" doc:"what to do about it"`
 }
 
-// StoreUsage are the figures of a store, counted by a maintenance job.
+// StoreUsage are the figures of a store, counted by a maintenance job. Plain bytes are those of chunks before compression,
+// each once; stored bytes their share of what lies on disk.
 type StoreUsage struct {
 	At               time.Time `json:"at" doc:"when they were counted"`
 	LogicalBytes     int64     `json:"logical_bytes" doc:"sum of the sizes of all savesets"`
-	PlainBytes       int64     `json:"plain_bytes" doc:"distinct chunks that savesets use, before compression"`
+	PlainBytes       int64     `json:"plain_bytes" doc:"chunks that savesets use, before compression"`
 	StoredBytes      int64     `json:"stored_bytes" doc:"the same, as they are stored"`
-	Chunks           int64     `json:"chunks" doc:"number of these chunks and nodes"`
+	SharedBytes      int64     `json:"shared_bytes" doc:"of the plain bytes, those that several savesets use"`
+	GarbageBytes     int64     `json:"garbage_bytes" doc:"stored bytes that no saveset uses"`
+	ContainerBytes   int64     `json:"container_bytes" doc:"size of all containers"`
 	DedupRatio       float64   `json:"dedup_ratio" doc:"logical to plain bytes"`
 	CompressionRatio float64   `json:"compression_ratio" doc:"plain to stored bytes"`
 }
@@ -160,21 +163,23 @@ type MaintenanceReport struct {
 
 // GCReport is what a garbage collection did.
 type GCReport struct {
-	Savesets      int64   `json:"savesets" doc:"savesets that were followed"`
-	MarkedChunks  int64   `json:"marked_chunks" doc:"chunks and nodes in use"`
-	DeadChunks    int64   `json:"dead_chunks" doc:"chunks and nodes that nothing uses"`
-	Deleted       int64   `json:"containers_deleted" doc:"containers deleted because nothing in them is used"`
-	Copied        int64   `json:"containers_copied" doc:"sparse, small or old ones that were rewritten and deleted"`
-	Kept          int64   `json:"containers_kept"`
-	Remains       int64   `json:"containers_remains" doc:"of broken runs, kept for the next run for three days"`
-	Skipped       int64   `json:"containers_skipped" doc:"in use by runs"`
-	FreedBytes    int64   `json:"freed_bytes"`
-	CopiedBytes   int64   `json:"copied_bytes"`
-	MemoryBytes   int64   `json:"memory_bytes" doc:"of the marks at their highest"`
-	MarkSeconds   float64 `json:"mark_seconds"`
-	SweepSeconds  float64 `json:"sweep_seconds"`
-	ResealedFiles int64   `json:"resealed" doc:"small objects that were moved to the current key"`
-	Complete      bool    `json:"complete" doc:"false when its time was up before it was through: the next one goes on"`
+	Savesets     int64   `json:"savesets" doc:"savesets that were followed"`
+	MarkedChunks int64   `json:"marked_chunks" doc:"chunks and nodes in use"`
+	DeadChunks   int64   `json:"dead_chunks" doc:"chunks and nodes that nothing uses"`
+	Deleted      int64   `json:"containers_deleted" doc:"containers deleted because nothing in them is used"`
+	Copied       int64   `json:"containers_copied" doc:"sparse, small or old ones that were rewritten and deleted"`
+	Kept         int64   `json:"containers_kept"`
+	Remains      int64   `json:"containers_remains" doc:"of broken runs, kept for the next run for three days"`
+	Skipped      int64   `json:"containers_skipped" doc:"in use by runs"`
+	FreedBytes   int64   `json:"freed_bytes"`
+	CopiedBytes  int64   `json:"copied_bytes"`
+	MemoryBytes  int64   `json:"memory_bytes" doc:"of the marks at their highest"`
+	MarkSeconds  float64 `json:"mark_seconds"`
+	SweepSeconds float64 `json:"sweep_seconds"`
+	Damaged      int64   `json:"containers_damaged,omitempty" doc:"left because they do not read"`
+	Manifests    int64   `json:"manifests_removed" doc:"of deleted savesets"`
+	Resealed     int64   `json:"resealed" doc:"small objects that were moved to the current key"`
+	Complete     bool    `json:"complete" doc:"false when its time was up before it was through: the next one goes on"`
 }
 
 // CheckReport is what a check found.

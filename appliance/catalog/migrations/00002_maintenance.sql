@@ -46,3 +46,21 @@ CREATE TABLE damage_paths (
     path    BLOB NOT NULL,
     PRIMARY KEY (saveset, n)
 ) STRICT, WITHOUT ROWID;
+
+-- What savesets and clients take, as the last count found; bytes of chunks before compression, and as stored.
+CREATE TABLE saveset_usage (
+    saveset       TEXT PRIMARY KEY,
+    counted_at    INTEGER NOT NULL,
+    unique_bytes  INTEGER NOT NULL,
+    unique_stored INTEGER NOT NULL,
+    shared_bytes  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE client_usage (
+    client        TEXT PRIMARY KEY,
+    counted_at    INTEGER NOT NULL,
+    savesets      INTEGER NOT NULL,
+    bytes_logical INTEGER NOT NULL,
+    unique_bytes  INTEGER NOT NULL,
+    unique_stored INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
