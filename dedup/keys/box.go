@@ -130,29 +130,29 @@ func (r *Ring) NewDataKey(aad func(WrappedKey) []byte) (DataKey, WrappedKey, err
 	if err := r.rand.fill(key[:]); err != nil {
 		return DataKey{}, WrappedKey{}, err
 	}
-	sk, m := r.current()
-	w := WrappedKey{Number: sk.number, Encrypted: m == modeEncrypted}
+	sk := r.current()
+	w := WrappedKey{Number: sk.number, Encrypted: sk.mode() == modeEncrypted}
 	var err error
 	if w.Bytes, err = wrapKey(r.rand, &sk.wrap, &key, aad(w)); err != nil {
 		return DataKey{}, WrappedKey{}, err
 	}
-	return newDataKey(m, &key), w, nil
+	return newDataKey(sk.mode(), &key), w, nil
 }
 
 // OpenDataKey is the reverse, with the same additional data. ErrUnknownKey, ErrDamaged.
 func (r *Ring) OpenDataKey(w WrappedKey, aad []byte) (DataKey, error) {
-	sk, m, err := r.key(w.Number)
+	sk, err := r.key(w.Number, flagNoContainers)
 	if err != nil {
 		return DataKey{}, err
 	}
-	if w.Encrypted != (m == modeEncrypted) {
-		return DataKey{}, fmt.Errorf("data key: encryption does not match the keyring: %w", ErrDamaged)
+	if w.Encrypted != (sk.mode() == modeEncrypted) {
+		return DataKey{}, fmt.Errorf("data key: encryption does not match the store key: %w", ErrDamaged)
 	}
 	key, err := unwrapKey(&sk.wrap, &w.Bytes, aad)
 	if err != nil {
 		return DataKey{}, fmt.Errorf("data key: %w", err)
 	}
-	return newDataKey(m, &key), nil
+	return newDataKey(sk.mode(), &key), nil
 }
 
 func newDataKey(m mode, key *secret) DataKey {

@@ -1,6 +1,7 @@
 // Package keys owns the store's keys: what opens them, how they are kept, and what they seal.
 //
-// A key file or a password (argon2id) gives a key-encryption key, which opens a slot of the keyring and so the ring key;
+// A key file, a password (argon2id) or a recovery key gives a key-encryption key, which opens a slot of the keyring and so
+// the ring key;
 // the ring key wraps numbered store keys; a store key wraps the data key of each container and seals small objects
 // (manifests, states, domains). A keyring may be plain: then its ring key is a constant that everybody knows, nothing is
 // encrypted, and the same places hold keyed BLAKE3 tags that find damage, but stop nobody. FORMAT.md has the bytes.
@@ -10,11 +11,13 @@
 package keys
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -25,11 +28,15 @@ var (
 	ErrDamaged     = errors.New("damaged")
 	ErrNewerFormat = errors.New("newer format")
 	ErrUnknownKey  = errors.New("store key is not in the keyring")
+	// ErrOldKeyrings: a change of the keyring is in force, but keyrings from before it could not be deleted. The next change,
+	// and Mend, try again.
+	ErrOldKeyrings = errors.New("older keyrings remain")
 )
 
 // Derivation contexts. Part of the format.
 const (
 	ctxKeyFile  = "coffer 2026 key file v1"
+	ctxRecovery = "coffer 2026 recovery key v1"
 	ctxCheck    = "coffer 2026 key check v1"
 	ctxPlain    = "coffer 2026 plain ring key v1"
 	ctxRingMAC  = "coffer 2026 keyring mac v1"
@@ -46,24 +53,55 @@ type secret = [keySize]byte
 // storeKey is one numbered key, with the two keys derived from it.
 type storeKey struct {
 	number       uint32
+	flags        keyFlags
 	key          secret
 	wrap, object secret
 }
 
-func newStoreKey(number uint32, key secret) storeKey {
-	return storeKey{number: number, key: key, wrap: derive(ctxWrap, key[:]), object: derive(ctxObject, key[:])}
+func newStoreKey(number uint32, flags keyFlags, key secret) storeKey {
+	return storeKey{number: number, flags: flags, key: key, wrap: derive(ctxWrap, key[:]), object: derive(ctxObject, key[:])}
 }
 
-// Ring holds the store keys, open. Safe for concurrent use.
-type Ring struct {
-	rand *lockedReader
+// mode says what the key does to what it seals.
+func (k *storeKey) mode() mode {
+	if k.flags&flagPlain != 0 {
+		return modePlain
+	}
+	return modeEncrypted
+}
 
-	mu         sync.RWMutex // guards all below
-	mode       mode
+// Ring holds the store keys, open. Safe for concurrent use. It changes only by Update, which makes the change durable
+// before the first byte is sealed with it.
+type Ring struct {
+	rand     *lockedReader
+	changing sync.Mutex // held by Update from end to end
+
+	mu sync.RWMutex // guards now
+	// now is replaced as a whole and never changed.
+	now *contents
+}
+
+// contents are what a keyring object says, opened.
+type contents struct {
 	generation uint64
+	mode       mode
 	ringKey    secret
 	slots      []slot
 	keys       []storeKey // by ascending number; the last one is used for all that is new
+}
+
+func newRing(rand *lockedReader, c *contents) *Ring { return &Ring{rand: rand, now: c} }
+
+func (r *Ring) contents() *contents {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.now
+}
+
+func (r *Ring) replace(c *contents) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now = c
 }
 
 // lockedReader lets several goroutines draw from a test's source of randomness.
@@ -88,62 +126,57 @@ func (l *lockedReader) fill(p []byte) error {
 	return nil
 }
 
-// Encrypted tells whether objects and containers are encrypted, or only authenticated.
-func (r *Ring) Encrypted() bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.mode == modeEncrypted
-}
+// Encrypted tells whether what is new is encrypted, or only authenticated.
+func (r *Ring) Encrypted() bool { return r.contents().mode == modeEncrypted }
 
 // Current returns the number of the store key that new objects use.
-func (r *Ring) Current() uint32 {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.newest().number
-}
+func (r *Ring) Current() uint32 { return r.contents().newest().number }
 
 // Generation counts the changes of the ring.
-func (r *Ring) Generation() uint64 {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.generation
+func (r *Ring) Generation() uint64 { return r.contents().generation }
+
+// Openers returns the kinds of what opens the ring; KindNone alone when it is plain.
+func (r *Ring) Openers() []Kind { return kindsOf(r.contents().slots) }
+
+// KeyState is what a ring says about one store key.
+type KeyState struct {
+	Number uint32
+	// Encrypted: what the key seals is encrypted. Objects and Containers: it still opens such.
+	Encrypted, Objects, Containers bool
 }
 
-// newest returns the key for new objects. The caller holds mu.
-func (r *Ring) newest() storeKey { return r.keys[len(r.keys)-1] }
-
-func (r *Ring) current() (storeKey, mode) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.newest(), r.mode
+// Keys returns the store keys, by ascending number; the last one is the current one.
+func (r *Ring) Keys() []KeyState {
+	c := r.contents()
+	out := make([]KeyState, len(c.keys))
+	for i := range c.keys {
+		k := &c.keys[i]
+		out[i] = KeyState{Number: k.number, Encrypted: k.mode() == modeEncrypted,
+			Objects: k.flags&flagNoObjects == 0, Containers: k.flags&flagNoContainers == 0}
+	}
+	return out
 }
 
-func (r *Ring) key(number uint32) (storeKey, mode, error) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	for _, k := range r.keys {
-		if k.number == number {
-			return k, r.mode, nil
-		}
+// newest returns the key for new objects.
+func (c *contents) newest() *storeKey { return &c.keys[len(c.keys)-1] }
+
+func (r *Ring) current() *storeKey { return r.contents().newest() }
+
+// key finds a store key by its number, if it may still open such things: without is the flag that forbids it.
+func (r *Ring) key(number uint32, without keyFlags) (*storeKey, error) {
+	c := r.contents()
+	i, ok := c.find(number)
+	if !ok {
+		return nil, fmt.Errorf("%w: number %d", ErrUnknownKey, number)
 	}
-	return storeKey{}, r.mode, fmt.Errorf("%w: number %d", ErrUnknownKey, number)
+	if c.keys[i].flags&without != 0 {
+		return nil, fmt.Errorf("store key %d was replaced and opens nothing like this any more: %w", number, ErrDamaged)
+	}
+	return &c.keys[i], nil
 }
 
-// Rotate adds a store key, which everything new uses from now on. Save makes it durable first; until then the ring must
-// not be used to seal.
-func (r *Ring) Rotate() error {
-	var key secret
-	if err := r.rand.fill(key[:]); err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.keys) >= maxKeys {
-		return fmt.Errorf("rotate: the keyring holds %d keys already", len(r.keys))
-	}
-	r.keys = append(r.keys, newStoreKey(r.newest().number+1, key))
-	r.generation++
-	return nil
+func (c *contents) find(number uint32) (int, bool) {
+	return slices.BinarySearchFunc(c.keys, number, func(k storeKey, n uint32) int { return cmp.Compare(k.number, n) })
 }
 
 // String hides the keys, so that no log line and no error shows them.

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,16 +67,19 @@ func wantErr(t *testing.T, what string, err, target error) {
 
 func TestSources(t *testing.T) {
 	file, other := keyFileSource(t, 1), keyFileSource(t, 2)
+	written, mislaid := recoveryKey(t, 1), recoveryKey(t, 2)
 	rings := []struct {
 		name    string
 		sources []Source
-	}{{"file", []Source{file}}, {"password", []Source{pw("a")}}, {"both", []Source{file, pw("a")}}, {"plain", []Source{None()}}}
+	}{{"file", []Source{file}}, {"password", []Source{pw("a")}}, {"both", []Source{file, pw("a")}}, {"plain", []Source{None()}},
+		{"three", []Source{file, pw("a"), written.Source()}}}
 	tries := []struct {
 		name  string
 		src   Source
 		opens string // names of the rings
-	}{{"file", file, "file both"}, {"other file", other, ""}, {"password", pw("a"), "password both"},
-		{"other password", pw("b"), ""}, {"none", None(), "plain"}}
+	}{{"file", file, "file both three"}, {"other file", other, ""}, {"password", pw("a"), "password both three"},
+		{"other password", pw("b"), ""}, {"none", None(), "plain"}, {"recovery key", written.Source(), "three"},
+		{"other recovery key", mislaid.Source(), ""}}
 	for _, r := range rings {
 		ring := create(t, r.sources...)
 		sealed, err := ring.Seal("k", "n", []byte("text"))
@@ -128,7 +132,7 @@ func TestEveryByteOfRingCounts(t *testing.T) {
 		_, err := Unmarshal(t.Context(), nil, append(bytes.Clone(whole), 0), src)
 		wantErr(t, "one byte more", err, ErrDamaged)
 		newer := bytes.Clone(whole)
-		newer[8] = 2
+		newer[8] = ringVersion + 1
 		_, err = Unmarshal(t.Context(), nil, newer, src)
 		wantErr(t, "newer", err, ErrNewerFormat)
 	}
@@ -218,46 +222,6 @@ func store(t *testing.T) (*vfs.Mem, *blob.Dir) {
 	return m, b
 }
 
-func TestSaveLoadRotate(t *testing.T) {
-	_, b := store(t)
-	_, err := Load(t.Context(), b, pw("a"))
-	wantErr(t, "load nothing", err, blob.ErrNotExist)
-	r := create(t, pw("a"))
-	save := func() {
-		t.Helper()
-		if err := Save(t.Context(), b, r); err != nil {
-			t.Fatal(err)
-		}
-	}
-	save()
-	old, err := r.Seal("k", "n", []byte("old"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Rotate(); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.ChangeSources(t.Context(), pw("b"), keyFileSource(t, 1)); err != nil {
-		t.Fatal(err)
-	}
-	save()
-	_, err = Load(t.Context(), b, pw("a"))
-	wantErr(t, "the old password", err, ErrWrongKey)
-	for _, src := range []Source{pw("b"), keyFileSource(t, 1)} {
-		got, err := Load(t.Context(), b, src)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got.Current() != 2 || got.Generation() != 3 {
-			t.Fatalf("current key %d, generation %d", got.Current(), got.Generation())
-		}
-		if plain, err := got.Open("k", "n", old); err != nil || string(plain) != "old" {
-			t.Fatalf("sealed under the old key: %q, %v", plain, err)
-		}
-	}
-	wantErr(t, "save again", Save(t.Context(), b, r), blob.ErrExists)
-}
-
 func TestSecondCopy(t *testing.T) {
 	m, b := store(t)
 	r := create(t, pw("a"))
@@ -317,8 +281,14 @@ func TestCostIsBounded(t *testing.T) {
 
 func TestNothingIsPrinted(t *testing.T) {
 	r := create(t, pw("a"))
+	k := recoveryKey(t, 1)
+	for _, s := range []string{fmt.Sprint(k), fmt.Sprintf("%v %+v %#v %s", k, k, k, k.Source())} {
+		if strings.Contains(s, k.Text()[:5]) || strings.Contains(s, fmt.Sprint(k.key[0])) {
+			t.Fatalf("printed: %s", s)
+		}
+	}
 	for _, s := range []string{fmt.Sprint(r), fmt.Sprintf("%v %+v %#v", r, r, r)} {
-		if strings.Contains(s, fmt.Sprint(r.ringKey[0], r.ringKey[1])) || len(s) > 200 {
+		if strings.Contains(s, fmt.Sprint(r.now.ringKey[0], r.now.ringKey[1])) || len(s) > 200 {
 			t.Fatalf("printed: %s", s)
 		}
 	}
@@ -328,6 +298,7 @@ func TestGolden(t *testing.T) {
 	file := keyFileSource(t, 4)
 	plain := create(t, None())
 	ring := create(t, file, pw("secret"))
+	ring3 := create(t, file, pw("secret"), recoveryKey(t, 5).Source())
 	sealed, err := ring.Seal("manifest", "name", []byte("content"))
 	if err != nil {
 		t.Fatal(err)
@@ -340,8 +311,18 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, got := range map[string][]byte{"ring": marshal(t, ring), "ring-plain": marshal(t, plain),
-		"object": sealed, "object-plain": sealedPlain, "keyfile": keyFile} {
+	_, b := store(t)
+	changed := create(t, None())
+	if err := Update(t.Context(), b, changed, func(e *Edit) error {
+		if _, err := e.Encrypt(t.Context(), file); err != nil {
+			return err
+		}
+		return e.Retire(1, true, false)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for name, got := range map[string][]byte{"ring": marshal(t, ring3), "ring-plain": marshal(t, plain), "ring-encrypted": marshal(t, changed),
+		"object": sealed, "object-plain": sealedPlain, "keyfile": keyFile, "recovery": []byte(recoveryKey(t, 5).Text())} {
 		path := filepath.Join("testdata", name+".hex")
 		dump := hex.Dump(got)
 		if *update {
@@ -359,10 +340,54 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// goldenBytes reads a golden file back.
+func goldenBytes(t testing.TB, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []byte
+	for line := range strings.Lines(string(text)) {
+		if len(line) < 60 {
+			continue
+		}
+		raw, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(line[10:58]), " ", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, raw...)
+	}
+	return out
+}
+
+// TestVersion1 opens keyrings as they were written before there were flags.
+func TestVersion1(t *testing.T) {
+	object, plainObject := goldenBytes(t, "object.hex"), goldenBytes(t, "object-plain.hex")
+	for _, c := range []struct {
+		ring   string
+		src    Source
+		sealed []byte
+	}{{"ring-v1.hex", keyFileSource(t, 4), object}, {"ring-v1.hex", pw("secret"), object}, {"ring-plain-v1.hex", None(), plainObject}} {
+		r, err := Unmarshal(t.Context(), nil, goldenBytes(t, c.ring), c.src)
+		if err != nil {
+			t.Fatalf("%s: %v", c.ring, err)
+		}
+		if got, err := r.Open("manifest", "name", c.sealed); err != nil || string(got) != "content" {
+			t.Fatalf("%s: opened %q, %v", c.ring, got, err)
+		}
+		if got, want := r.Keys(), []KeyState{{Number: 1, Encrypted: c.ring == "ring-v1.hex", Objects: true, Containers: true}}; !slices.Equal(got, want) {
+			t.Fatalf("%s: keys %+v, want %+v", c.ring, got, want)
+		}
+	}
+}
+
 func FuzzRing(f *testing.F) {
 	src := keyFileSource(f, 1)
 	f.Add(marshal(f, create(f, src)))
 	f.Add(marshal(f, create(f, None())))
+	f.Add(goldenBytes(f, "ring-v1.hex"))
+	f.Add(goldenBytes(f, "ring-plain-v1.hex"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, s := range []Source{src, None()} {
 			r, err := Unmarshal(t.Context(), nil, b, s)
@@ -373,7 +398,7 @@ func FuzzRing(f *testing.F) {
 				continue
 			}
 			again, err := Unmarshal(t.Context(), nil, marshal(t, r), s)
-			if err != nil || again.ringKey != r.ringKey || len(again.keys) != len(r.keys) {
+			if err != nil || again.now.ringKey != r.now.ringKey || !slices.Equal(again.Keys(), r.Keys()) {
 				t.Fatalf("written and read again: %v", err)
 			}
 		}

@@ -15,17 +15,17 @@ const SealedOverhead = objectHeader + tagSize
 // Seal encrypts (in a plain ring: authenticates) a small object under the newest store key. kind and name are
 // authenticated with it: it opens only as what it was sealed as.
 func (r *Ring) Seal(kind, name string, plain []byte) ([]byte, error) {
-	sk, m := r.current()
+	sk := r.current()
 	out := make([]byte, objectHeader, objectHeader+len(plain)+tagSize)
 	copy(out, objectMagic)
 	le.PutUint16(out[4:], objectVersion)
-	out[6] = byte(m)
+	out[6] = byte(sk.mode())
 	le.PutUint32(out[8:], sk.number)
 	if err := r.rand.fill(out[12:objectHeader]); err != nil {
 		return nil, fmt.Errorf("seal %s %s: %w", kind, name, err)
 	}
-	key := objectKey(&sk, out[12:objectHeader])
-	return newBox(m, &key).Seal(out, zeroNonce[:], plain, objectAAD(out[:objectHeader], kind, name)), nil
+	key := objectKey(sk, out[12:objectHeader])
+	return newBox(sk.mode(), &key).Seal(out, zeroNonce[:], plain, objectAAD(out[:objectHeader], kind, name)), nil
 }
 
 // zeroNonce is the nonce of every object: the key is used once.
@@ -48,26 +48,39 @@ func objectAAD(header []byte, kind, name string) []byte {
 // Open is the reverse of Seal. ErrDamaged, ErrUnknownKey, ErrNewerFormat.
 func (r *Ring) Open(kind, name string, sealed []byte) ([]byte, error) {
 	fail := func(err error) ([]byte, error) { return nil, fmt.Errorf("open %s %s: %w", kind, name, err) }
-	if len(sealed) < SealedOverhead || string(sealed[:4]) != objectMagic {
-		return fail(ErrDamaged)
-	}
-	if v := le.Uint16(sealed[4:]); v > objectVersion {
-		return fail(fmt.Errorf("%w: version %d", ErrNewerFormat, v))
-	} else if v != objectVersion || sealed[7] != 0 {
-		return fail(ErrDamaged)
-	}
-	sk, m, err := r.key(le.Uint32(sealed[8:]))
+	number, err := ObjectKey(sealed)
 	if err != nil {
 		return fail(err)
 	}
-	if mode(sealed[6]) != m {
-		return fail(fmt.Errorf("encryption does not match the keyring: %w", ErrDamaged))
+	sk, err := r.key(number, flagNoObjects)
+	if err != nil {
+		return fail(err)
 	}
-	key := objectKey(&sk, sealed[12:objectHeader])
-	plain, err := newBox(m, &key).Open(nil, zeroNonce[:], sealed[objectHeader:],
+	if mode(sealed[6]) != sk.mode() {
+		return fail(fmt.Errorf("encryption does not match the store key: %w", ErrDamaged))
+	}
+	key := objectKey(sk, sealed[12:objectHeader])
+	plain, err := newBox(sk.mode(), &key).Open(nil, zeroNonce[:], sealed[objectHeader:],
 		objectAAD(sealed[:objectHeader], kind, name))
 	if err != nil {
 		return fail(ErrDamaged)
 	}
 	return plain, nil
+}
+
+// ObjectHead is how many bytes of a sealed object ObjectKey needs.
+const ObjectHead = objectHeader
+
+// ObjectKey returns the number of the store key that a sealed object names; nothing is authenticated. ErrDamaged,
+// ErrNewerFormat.
+func ObjectKey(sealed []byte) (uint32, error) {
+	if len(sealed) < objectHeader || string(sealed[:4]) != objectMagic {
+		return 0, fmt.Errorf("%w: not a sealed object", ErrDamaged)
+	}
+	if v := le.Uint16(sealed[4:]); v > objectVersion {
+		return 0, fmt.Errorf("%w: version %d", ErrNewerFormat, v)
+	} else if v != objectVersion || sealed[7] != 0 {
+		return 0, fmt.Errorf("%w: header of a sealed object", ErrDamaged)
+	}
+	return le.Uint32(sealed[8:]), nil
 }

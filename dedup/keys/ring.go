@@ -3,9 +3,10 @@ package keys
 import (
 	"context"
 	"crypto/subtle"
-	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/zeebo/blake3"
 )
@@ -16,6 +17,20 @@ type mode uint8
 const (
 	modePlain     mode = 0
 	modeEncrypted mode = 1
+)
+
+// keyFlags say what a store key may do. Part of the format.
+type keyFlags uint8
+
+const (
+	// flagPlain: what the key seals is not encrypted. All keys of a plain ring have it, and in an encrypted ring those of
+	// the time before.
+	flagPlain keyFlags = 1
+	// flagNoObjects, flagNoContainers: nothing of the store names the key any more, so whatever shows up under it is not
+	// what the store wrote.
+	flagNoObjects    keyFlags = 2
+	flagNoContainers keyFlags = 4
+	flagsKnown                = flagPlain | flagNoObjects | flagNoContainers
 )
 
 // Kind is what opens a keyring. Part of the format.
@@ -44,6 +59,29 @@ func (k Kind) String() string {
 	return fmt.Sprintf("opener(%#02x)", uint8(k))
 }
 
+// kindsOf returns the kinds of slots, each once, in order.
+func kindsOf(slots []slot) []Kind {
+	if len(slots) == 0 {
+		return []Kind{KindNone}
+	}
+	var out []Kind
+	for i := range slots {
+		if !slices.Contains(out, slots[i].kind) {
+			out = append(out, slots[i].kind)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func joinKinds(kinds []Kind) string {
+	words := make([]string, len(kinds))
+	for i, k := range kinds {
+		words[i] = k.String()
+	}
+	return strings.Join(words, " or ")
+}
+
 // slot is one way to open a ring.
 type slot struct {
 	kind  Kind
@@ -56,10 +94,11 @@ type slot struct {
 // Bounds and sizes of the keyring object. Part of the format.
 const (
 	ringMagic   = "COFFKEYR"
-	ringVersion = 1
+	ringVersion = 2
 	ringHeader  = 32
 	slotSize    = 1 + 1 + 2 + 4 + 4 + 16 + 16 + wrappedSize
-	keyRowSize  = 4 + wrappedSize
+	keyRowSize  = 4 + 1 + 3 + wrappedSize
+	keyRowSize1 = 4 + wrappedSize // of version 1
 	ringTrailer = 32 + 32
 	maxSlots    = 8
 	maxKeys     = 4096
@@ -69,66 +108,16 @@ const (
 // Create makes a new ring with one store key, which any of the sources opens. With None alone the store is plain. rand
 // nil means crypto/rand.
 func Create(ctx context.Context, rand io.Reader, sources ...Source) (*Ring, error) {
-	r := &Ring{rand: newLockedReader(rand), mode: modeEncrypted, generation: 1}
-	if len(sources) == 1 && sources[0].kind() == KindNone {
-		r.mode = modePlain
-		r.ringKey = derive(ctxPlain, nil)
-	} else {
-		if err := r.rand.fill(r.ringKey[:]); err != nil {
-			return nil, fmt.Errorf("create keyring: %w", err)
-		}
-		if err := r.fillSlots(ctx, sources); err != nil {
-			return nil, fmt.Errorf("create keyring: %w", err)
-		}
+	e := &Edit{rand: newLockedReader(rand)}
+	e.c.generation = 1
+	err := e.create(ctx, sources)
+	if err == nil {
+		_, err = e.AddKey()
 	}
-	var key secret
-	if err := r.rand.fill(key[:]); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("create keyring: %w", err)
 	}
-	r.keys = []storeKey{newStoreKey(1, key)}
-	return r, nil
-}
-
-// fillSlots replaces the slots. The caller holds mu, or has the only reference.
-func (r *Ring) fillSlots(ctx context.Context, sources []Source) error {
-	if len(sources) == 0 || len(sources) > maxSlots {
-		return fmt.Errorf("%d keys, want 1 to %d", len(sources), maxSlots)
-	}
-	slots := make([]slot, len(sources))
-	for i, src := range sources {
-		s := &slots[i]
-		s.kind, s.cost = src.kind(), src.cost()
-		if s.kind == KindNone {
-			return errors.New("no encryption beside a key")
-		}
-		if err := r.rand.fill(s.salt[:]); err != nil {
-			return err
-		}
-		kek, err := src.kek(ctx, s)
-		if err != nil {
-			return err
-		}
-		s.check = keyCheck(&kek)
-		if s.ring, err = wrapKey(r.rand, &kek, &r.ringKey, s.aad()); err != nil {
-			return err
-		}
-	}
-	r.slots = slots
-	return nil
-}
-
-// ChangeSources replaces what opens the ring; the store keys stay. Save makes it durable. A plain ring stays plain.
-func (r *Ring) ChangeSources(ctx context.Context, sources ...Source) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.mode == modePlain {
-		return errors.New("change keys: the store is not encrypted")
-	}
-	if err := r.fillSlots(ctx, sources); err != nil {
-		return fmt.Errorf("change keys: %w", err)
-	}
-	r.generation++
-	return nil
+	return newRing(e.rand, &e.c), nil
 }
 
 func keyCheck(kek *secret) [16]byte {
@@ -150,28 +139,29 @@ func (s *slot) aad() []byte { return s.head([]byte(ringMagic)) }
 func keyAAD(number uint32) []byte { return le.AppendUint32([]byte(ringMagic), number) }
 
 // Marshal returns the keyring object.
-func (r *Ring) Marshal() ([]byte, error) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	b := make([]byte, 0, ringHeader+len(r.slots)*slotSize+len(r.keys)*keyRowSize+ringTrailer)
+func (r *Ring) Marshal() ([]byte, error) { return r.contents().marshal(r.rand) }
+
+func (c *contents) marshal(rand *lockedReader) ([]byte, error) {
+	b := make([]byte, 0, ringHeader+len(c.slots)*slotSize+len(c.keys)*keyRowSize+ringTrailer)
 	b = append(b, ringMagic...)
 	b = le.AppendUint16(b, ringVersion)
-	b = append(b, byte(r.mode), byte(len(r.slots)))
-	b = le.AppendUint32(b, uint32(len(r.keys)))
-	b = le.AppendUint64(b, r.generation)
+	b = append(b, byte(c.mode), byte(len(c.slots)))
+	b = le.AppendUint32(b, uint32(len(c.keys)))
+	b = le.AppendUint64(b, c.generation)
 	b = le.AppendUint64(b, 0)
-	for i := range r.slots {
-		b = append(r.slots[i].head(b), r.slots[i].ring[:]...)
+	for i := range c.slots {
+		b = append(c.slots[i].head(b), c.slots[i].ring[:]...)
 	}
-	for i := range r.keys {
-		k := &r.keys[i]
-		w, err := wrapKey(r.rand, &r.ringKey, &k.key, keyAAD(k.number))
+	for i := range c.keys {
+		k := &c.keys[i]
+		w, err := wrapKey(rand, &c.ringKey, &k.key, keyAAD(k.number))
 		if err != nil {
 			return nil, fmt.Errorf("marshal keyring: %w", err)
 		}
-		b = append(le.AppendUint32(b, k.number), w[:]...)
+		b = append(le.AppendUint32(b, k.number), byte(k.flags), 0, 0, 0)
+		b = append(b, w[:]...)
 	}
-	mac := ringMAC(&r.ringKey, b)
+	mac := ringMAC(&c.ringKey, b)
 	b = append(b, mac[:]...)
 	sum := blake3.Sum256(b)
 	return append(b, sum[:]...), nil
@@ -190,10 +180,15 @@ type parsed struct {
 	mode       mode
 	generation uint64
 	slots      []slot
-	numbers    []uint32
-	wrapped    [][wrappedSize]byte
+	keys       []parsedKey
 	body       []byte // what the MAC covers
 	mac        secret
+}
+
+type parsedKey struct {
+	number  uint32
+	flags   keyFlags
+	wrapped [wrappedSize]byte
 }
 
 func damagedRing(what string) error { return fmt.Errorf("%w: %s", ErrDamaged, what) }
@@ -203,19 +198,24 @@ func parseRing(b []byte) (*parsed, error) {
 	if len(b) < ringHeader+ringTrailer || len(b) > maxRing || string(b[:8]) != ringMagic {
 		return nil, damagedRing("not a keyring")
 	}
-	if v := le.Uint16(b[8:]); v > ringVersion {
-		return nil, fmt.Errorf("%w: version %d", ErrNewerFormat, v)
-	} else if v != ringVersion {
+	version := le.Uint16(b[8:])
+	if version > ringVersion {
+		return nil, fmt.Errorf("%w: version %d", ErrNewerFormat, version)
+	} else if version == 0 {
 		return nil, damagedRing("version")
 	}
 	if sum := blake3.Sum256(b[:len(b)-32]); string(sum[:]) != string(b[len(b)-32:]) {
 		return nil, damagedRing("checksum does not match")
 	}
+	rowSize := keyRowSize
+	if version == 1 {
+		rowSize = keyRowSize1
+	}
 	p := &parsed{mode: mode(b[10]), generation: le.Uint64(b[16:])}
 	slots, keys := int(b[11]), le.Uint32(b[12:])
 	if p.mode > modeEncrypted || slots > maxSlots || (slots == 0) != (p.mode == modePlain) ||
 		keys == 0 || keys > maxKeys || le.Uint64(b[24:]) != 0 ||
-		len(b) != ringHeader+slots*slotSize+int(keys)*keyRowSize+ringTrailer {
+		len(b) != ringHeader+slots*slotSize+int(keys)*rowSize+ringTrailer {
 		return nil, damagedRing("header")
 	}
 	p.body = b[:len(b)-ringTrailer]
@@ -226,11 +226,30 @@ func parseRing(b []byte) (*parsed, error) {
 		rest = rest[slotSize:]
 	}
 	for range keys {
-		p.numbers = append(p.numbers, le.Uint32(rest))
-		p.wrapped = append(p.wrapped, [wrappedSize]byte(rest[4:]))
-		rest = rest[keyRowSize:]
+		k, err := p.parseKey(version, rest[:rowSize])
+		if err != nil {
+			return nil, err
+		}
+		p.keys = append(p.keys, k)
+		rest = rest[rowSize:]
 	}
 	return p, nil
+}
+
+// parseKey reads the row of one store key. In version 1 the ring's mode is that of all its keys.
+func (p *parsed) parseKey(version uint16, row []byte) (parsedKey, error) {
+	k := parsedKey{number: le.Uint32(row), wrapped: [wrappedSize]byte(row[len(row)-wrappedSize:])}
+	if version == 1 {
+		if p.mode == modePlain {
+			k.flags = flagPlain
+		}
+		return k, nil
+	}
+	k.flags = keyFlags(row[4])
+	if k.flags&^flagsKnown != 0 || row[5]|row[6]|row[7] != 0 || (p.mode == modePlain && k.flags&flagPlain == 0) {
+		return k, damagedRing(fmt.Sprintf("row of store key %d", k.number))
+	}
+	return k, nil
 }
 
 func parseSlot(b []byte) slot {
@@ -257,15 +276,18 @@ func Unmarshal(ctx context.Context, rand io.Reader, b []byte, src Source) (*Ring
 	if mac := ringMAC(&ringKey, p.body); subtle.ConstantTimeCompare(mac[:], p.mac[:]) != 1 {
 		return nil, fmt.Errorf("open keyring: %w", damagedRing("mac does not match"))
 	}
-	r := &Ring{rand: newLockedReader(rand), mode: p.mode, generation: p.generation, ringKey: ringKey, slots: p.slots}
-	for i, n := range p.numbers {
-		key, err := unwrapKey(&ringKey, &p.wrapped[i], keyAAD(n))
-		if err != nil || (i > 0 && n <= p.numbers[i-1]) {
-			return nil, fmt.Errorf("open keyring: %w", damagedRing(fmt.Sprintf("store key %d", n)))
+	c := &contents{mode: p.mode, generation: p.generation, ringKey: ringKey, slots: p.slots}
+	for i, k := range p.keys {
+		key, err := unwrapKey(&ringKey, &k.wrapped, keyAAD(k.number))
+		if err != nil || (i > 0 && k.number <= p.keys[i-1].number) {
+			return nil, fmt.Errorf("open keyring: %w", damagedRing(fmt.Sprintf("store key %d", k.number)))
 		}
-		r.keys = append(r.keys, newStoreKey(n, key))
+		c.keys = append(c.keys, newStoreKey(k.number, k.flags, key))
 	}
-	return r, nil
+	if last := c.newest(); last.mode() != c.mode || last.flags&^flagPlain != 0 {
+		return nil, fmt.Errorf("open keyring: %w", damagedRing("current store key"))
+	}
+	return newRing(newLockedReader(rand), c), nil
 }
 
 // open returns the ring key. A source on a plain ring is refused: who gave a key believes that the store is encrypted,
@@ -273,7 +295,7 @@ func Unmarshal(ctx context.Context, rand io.Reader, b []byte, src Source) (*Ring
 func (p *parsed) open(ctx context.Context, src Source) (secret, error) {
 	if p.mode == modePlain {
 		if src.kind() != KindNone {
-			return secret{}, fmt.Errorf("%w: the store is not encrypted, but a %v was given", ErrWrongKey, src.kind())
+			return secret{}, fmt.Errorf("%w: %v was given, but the store is not encrypted", ErrWrongKey, src.kind())
 		}
 		return derive(ctxPlain, nil), nil
 	}
@@ -298,7 +320,7 @@ func (p *parsed) open(ctx context.Context, src Source) (secret, error) {
 		return key, nil
 	}
 	if tried == 0 {
-		return secret{}, fmt.Errorf("%w: the store opens with a %v, not with a %v", ErrWrongKey, p.slots[0].kind, src.kind())
+		return secret{}, fmt.Errorf("%w: %v was given, the store opens with %v", ErrWrongKey, src.kind(), joinKinds(kindsOf(p.slots)))
 	}
 	return secret{}, ErrWrongKey
 }

@@ -27,7 +27,7 @@ func None() Source { return noSource{} }
 
 type noSource struct{}
 
-func (noSource) kind() Kind                             { return KindNone }
+func (noSource) kind() Kind                                 { return KindNone }
 func (noSource) cost() argonCost                            { return argonCost{} }
 func (noSource) kek(context.Context, *slot) (secret, error) { return secret{}, nil }
 
@@ -76,7 +76,7 @@ type password struct {
 	c  argonCost
 }
 
-func (*password) kind() Kind    { return KindPassword }
+func (*password) kind() Kind        { return KindPassword }
 func (p *password) cost() argonCost { return p.c }
 
 func (p *password) kek(ctx context.Context, s *slot) (secret, error) {
@@ -131,7 +131,7 @@ func KeyFile(data []byte) (Source, error) {
 
 type keyFile struct{ key secret }
 
-func (*keyFile) kind() Kind  { return KindKeyFile }
+func (*keyFile) kind() Kind      { return KindKeyFile }
 func (*keyFile) cost() argonCost { return argonCost{} }
 
 func (k *keyFile) kek(_ context.Context, s *slot) (secret, error) {

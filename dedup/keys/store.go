@@ -28,60 +28,165 @@ func parseRingName(name string) (uint64, bool) {
 	return n, ok && err == nil
 }
 
-// Save puts the ring into the store as its newest keyring, durably, and then deletes those of older generations, with
-// which an old password would still open the store.
+// Save puts a ring into a store as its first keyring, durably.
 func Save(ctx context.Context, b blob.Store, r *Ring) error {
-	data, err := r.Marshal()
-	if err != nil {
-		return err
-	}
-	gen := r.Generation()
-	for i := range copies {
-		if err := blob.PutBytes(ctx, b, ringName(gen, i), data); err != nil {
-			return fmt.Errorf("save keyring: %w", err)
-		}
-	}
-	names, err := list(ctx, b)
-	if err != nil {
+	if err := put(ctx, b, r.rand, r.contents()); err != nil {
 		return fmt.Errorf("save keyring: %w", err)
-	}
-	for _, name := range names {
-		if g, ok := parseRingName(name); !ok || g >= gen {
-			continue
-		}
-		if err := b.Delete(ctx, name); err != nil && !errors.Is(err, blob.ErrNotExist) {
-			return fmt.Errorf("save keyring: %w", err)
-		}
 	}
 	return nil
 }
 
-// Load opens the newest keyring of a store that is whole. blob.ErrNotExist: the store has none; ErrWrongKey: a whole one
-// is not opened by src; ErrDamaged: none is whole; ErrNewerFormat.
-func Load(ctx context.Context, b blob.Store, src Source) (*Ring, error) {
+// Update changes a ring that Load or Save knows: change works on a copy, which is made durable as the newest keyring, and
+// only then becomes what the ring does. Keyrings of older generations, with which an old password would still open the
+// store, are deleted. On an error the ring is as it was, except that where the error says ErrOldKeyrings the change counts.
+//
+// INVARIANT: no key seals anything before it is durable in the keyring.
+func Update(ctx context.Context, b blob.Store, r *Ring, change func(*Edit) error) error {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	e := r.edit()
+	err := change(e)
+	if err == nil {
+		err = e.check()
+	}
+	if err != nil {
+		return fmt.Errorf("change keyring: %w", err)
+	}
+	return r.save(ctx, b, &e.c)
+}
+
+// save makes c durable under a generation of its own and then the ring's contents. It needs r.changing.
+func (r *Ring) save(ctx context.Context, b blob.Store, c *contents) error {
 	names, err := list(ctx, b)
 	if err != nil {
-		return nil, fmt.Errorf("load keyring: %w", err)
+		return fmt.Errorf("change keyring: %w", err)
+	}
+	for _, name := range names { // a change that failed may have left one
+		if g, ok := parseRingName(name); ok {
+			c.generation = max(c.generation, g)
+		}
+	}
+	c.generation++
+	if err := put(ctx, b, r.rand, c); err != nil {
+		return fmt.Errorf("change keyring: %w", err)
+	}
+	r.replace(c)
+	if err := remove(context.WithoutCancel(ctx), b, names); err != nil {
+		return fmt.Errorf("%w: %w", ErrOldKeyrings, err)
+	}
+	return nil
+}
+
+// put writes all copies of a keyring, or takes back those that it wrote.
+func put(ctx context.Context, b blob.Store, rand *lockedReader, c *contents) error {
+	data, err := c.marshal(rand)
+	if err != nil {
+		return err
+	}
+	for i := range copies {
+		err := blob.PutBytes(ctx, b, ringName(c.generation, i), data)
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, blob.ErrExists) {
+			return err
+		}
+		var mine []string
+		for j := range i + 1 {
+			mine = append(mine, ringName(c.generation, j))
+		}
+		if back := remove(context.WithoutCancel(ctx), b, mine); back != nil {
+			return fmt.Errorf("%w (and it may come into force at the next start: %w)", err, back)
+		}
+		return err
+	}
+	return nil
+}
+
+func remove(ctx context.Context, b blob.Store, names []string) error {
+	var errs []error
+	for _, name := range names {
+		if err := b.Delete(ctx, name); err != nil && !errors.Is(err, blob.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Load opens the newest keyring of a store that is whole. blob.ErrNotExist: the store has none; ErrWrongKey: a whole one
+// is not opened by src; ErrDamaged: none is whole; ErrNewerFormat.
+func Load(ctx context.Context, b blob.Store, src Source) (r *Ring, err error) {
+	err = newest(ctx, b, func(data []byte) (err error) {
+		r, err = Unmarshal(ctx, nil, data, src)
+		return err
+	})
+	return r, err
+}
+
+// Peek returns what opens the newest keyring of a store, as it says itself without a key: KindNone alone when it is plain.
+// Errors as those of Load.
+func Peek(ctx context.Context, b blob.Store) (kinds []Kind, err error) {
+	err = newest(ctx, b, func(data []byte) error {
+		p, err := parseRing(data)
+		if err == nil {
+			kinds = kindsOf(p.slots)
+		}
+		return err
+	})
+	return kinds, err
+}
+
+// newest calls open with keyrings, the newest first, until one is not damaged.
+func newest(ctx context.Context, b blob.Store, open func([]byte) error) error {
+	names, err := list(ctx, b)
+	if err != nil {
+		return fmt.Errorf("load keyring: %w", err)
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("load keyring: %w", blob.ErrNotExist)
+		return fmt.Errorf("load keyring: %w", blob.ErrNotExist)
 	}
 	var damage error
 	for _, name := range slices.Backward(names) {
 		data, err := blob.ReadAll(ctx, b, name, maxRing)
 		if err != nil {
-			return nil, fmt.Errorf("load keyring: %w", err)
+			return fmt.Errorf("load keyring: %w", err)
 		}
-		r, err := Unmarshal(ctx, nil, data, src)
-		if err == nil {
-			return r, nil
+		if err = open(data); err == nil {
+			return nil
 		}
 		if !errors.Is(err, ErrDamaged) {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		damage = fmt.Errorf("%s: %w", name, err)
 	}
-	return nil, damage
+	return damage
+}
+
+// Mend brings the keyring objects of a store to what they should be: all copies of r's generation whole, and none of
+// another one. It is for who has the store for itself and has just loaded r.
+func Mend(ctx context.Context, b blob.Store, r *Ring) error {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	names, err := list(ctx, b)
+	if err != nil {
+		return fmt.Errorf("mend keyring: %w", err)
+	}
+	whole := 0
+	for _, name := range names {
+		if g, ok := parseRingName(name); !ok || g != r.Generation() {
+			continue
+		}
+		if data, err := blob.ReadAll(ctx, b, name, maxRing); err == nil {
+			if _, err := parseRing(data); err == nil {
+				whole++
+			}
+		}
+	}
+	if whole == copies && len(names) == copies {
+		return nil
+	}
+	c := *r.contents()
+	return r.save(ctx, b, &c)
 }
 
 func list(ctx context.Context, b blob.Store) ([]string, error) {
