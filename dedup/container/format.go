@@ -1,6 +1,7 @@
 package container
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -85,7 +86,7 @@ func parseHeader(b []byte) (header, error) {
 	if len(b) < headerSize || string(b[:8]) != headerMagic {
 		return header{}, damaged("header: no magic")
 	}
-	if err := checkVersion("header", le.Uint16(b[8:])); err != nil {
+	if err := checkVersion("header", b[:headerSize]); err != nil {
 		return header{}, err
 	}
 	if le.Uint32(b[headerSize-crcSize:]) != crc(b[:headerSize-crcSize]) {
@@ -108,14 +109,19 @@ func parseHeader(b []byte) (header, error) {
 	return h, nil
 }
 
-func checkVersion(part string, v uint16) error {
-	switch {
-	case v > version:
-		return fmt.Errorf("%w: %s: version %d", ErrNewerFormat, part, v)
-	case v != version:
+// checkVersion judges the version of a header or footer. One whose checksum, as this version places it, is right but for
+// the version is of this version, and a bit of it is wrong: that is no reason to call the store newer.
+func checkVersion(part string, b []byte) error {
+	v := le.Uint16(b[8:])
+	if v == version {
+		return nil
+	}
+	ours := bytes.Clone(b)
+	le.PutUint16(ours[8:], version)
+	if body := len(ours) - crcSize; v < version || le.Uint32(ours[body:]) == crc(ours[:body]) {
 		return damaged("%s: version %d", part, v)
 	}
-	return nil
+	return fmt.Errorf("%w: %s: version %d", ErrNewerFormat, part, v)
 }
 
 // recordAAD is the part of a record's additional data that is the same for the whole container.
@@ -162,7 +168,7 @@ func parseFooter(b []byte, size int64) (footer, error) {
 	if len(b) != footerSize || string(b[:8]) != footerMagic {
 		return footer{}, damaged("footer: no magic")
 	}
-	if err := checkVersion("footer", le.Uint16(b[8:])); err != nil {
+	if err := checkVersion("footer", b); err != nil {
 		return footer{}, err
 	}
 	f := footer{
