@@ -46,6 +46,9 @@ type Options struct {
 	// Store is the id of the store (its first domain) that the index belongs to: KindForeign when it is another one's.
 	Store  [16]byte
 	Logger *slog.Logger
+	// Count has Stats tell how the filters of the tables did. It is for measurements: badger counts for the whole process,
+	// and each count costs.
+	Count bool
 }
 
 // Loc is where a chunk lies. A hint: see the package.
@@ -315,6 +318,9 @@ func (x *Index) Suspect() {
 type Stats struct {
 	DiskBytes int64 // of tables; what badger has not yet written into one is not counted
 	Tables    int
+	// Asked and Passed count the questions to filters of tables since the process began, and those that a filter did not
+	// answer with "not there", so that a block was read. Only with Options.Count.
+	Asked, Passed int64
 }
 
 // Stats returns sizes of this moment; all zero when the index is closed.
@@ -323,6 +329,9 @@ func (x *Index) Stats() (s Stats) {
 		for _, l := range x.db.Levels() {
 			s.DiskBytes += l.Size
 			s.Tables += l.NumTables
+		}
+		if x.opts.Count {
+			s.Asked, s.Passed = filterCounts()
 		}
 		return nil
 	})
