@@ -54,6 +54,7 @@ func (r *Run) commit(ctx context.Context, d Draft) (Manifest, error) {
 		return Manifest{}, err
 	}
 	if err := r.s.putObject(ctx, manifestKind, manifestName(m.ID), m.object()); err != nil {
+		r.pins.keep()
 		return Manifest{}, err
 	}
 	r.s.sets.add(m, 0)

@@ -28,6 +28,28 @@ func (s *Store) Condemn(ctx context.Context, id container.ID) error {
 	return nil
 }
 
+// condemnAll condemns those of the containers that may be, with one sync, and returns them.
+func (s *Store) condemnAll(ctx context.Context, ids []container.ID) (condemned []container.ID, err error) {
+	free := make([]container.ID, 0, len(ids))
+	for _, id := range ids {
+		if _, ok := s.containers.mayCondemn(id); ok {
+			free = append(free, id)
+		}
+	}
+	if len(free) == 0 {
+		return nil, nil
+	}
+	if err := s.index.ForgetContainer(ctx, free...); err != nil {
+		return nil, wrap("condemn containers", "", err)
+	}
+	for _, id := range free {
+		if s.containers.condemn(id) {
+			condemned = append(condemned, id)
+		}
+	}
+	return condemned, nil
+}
+
 // Reprieve takes a Condemn back.
 func (s *Store) Reprieve(id container.ID) { s.containers.reprieve(id) }
 

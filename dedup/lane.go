@@ -223,9 +223,12 @@ func (r *Run) seal(w *container.Writer) error {
 	dir := sealed.Directory
 	if err := container.Store(ctx, r.s.fs, r.s.blob, sealed); err != nil {
 		_ = r.s.fs.Remove(sealed.Path) // what stays is cleared at the next Open
+		if dir.Kind() == container.Node {
+			r.pins.keep()
+		}
 		return r.fail(wrap("store container", dir.ID().String(), err))
 	}
-	r.pins.adopt(dir.ID(), sealed.Size)
+	r.pins.adopt(dir.ID(), sealed.Size, dir.Kind())
 	r.counts.stored.Add(uint64(sealed.Size))
 	if err := r.s.enter(ctx, dir, r.pins.pin); err != nil {
 		return r.fail(err)

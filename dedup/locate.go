@@ -9,22 +9,42 @@ import (
 )
 
 // indexed finds digests through the index, and holds each hint against the directory that it names. The place of a
-// digest that is not found, or whose container is gone or damaged, has no dir.
+// digest that is not found, or whose container is gone or damaged, has no dir. A container may go between the two looks,
+// its chunks moved: then the index is asked once more.
 func (s *Store) indexed(ctx context.Context, ds []digest.Digest) ([]found, error) {
+	places, gone, err := s.hinted(ctx, ds)
+	if err != nil || len(gone) == 0 {
+		return places, err
+	}
+	sub := make([]digest.Digest, len(gone))
+	for j, i := range gone {
+		sub[j] = ds[i]
+	}
+	again, _, err := s.hinted(ctx, sub)
+	if err != nil {
+		return nil, err
+	}
+	for j, i := range gone {
+		places[i] = again[j]
+	}
+	return places, nil
+}
+
+// hinted is indexed with one look; gone are those whose container is not there.
+func (s *Store) hinted(ctx context.Context, ds []digest.Digest) (places []found, gone []int, err error) {
 	locs, ok := make([]index.Loc, len(ds)), make([]bool, len(ds))
 	if err := s.index.Lookup(ctx, ds, locs, ok); err != nil {
-		return nil, wrap("look up index", "", err)
+		return nil, nil, wrap("look up index", "", err)
 	}
-	places := make([]found, len(ds))
+	places = make([]found, len(ds))
 	var dir *container.Directory
 	for i := range ds {
 		if !ok[i] {
 			continue
 		}
 		if dir == nil || dir.ID() != locs[i].Container {
-			var err error
 			if dir, err = s.directory(ctx, locs[i].Container); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 		if dir != nil && int64(locs[i].Slot) < int64(dir.Rows()) && dir.Digest(locs[i].Slot) == ds[i] {
@@ -32,8 +52,11 @@ func (s *Store) indexed(ctx context.Context, ds []digest.Digest) ([]found, error
 		} else {
 			places[i].damaged = dir == nil
 		}
+		if dir == nil && !s.containers.has(locs[i].Container) {
+			gone = append(gone, i)
+		}
 	}
-	return places, nil
+	return places, gone, nil
 }
 
 // directory returns a container's directory; nil when the container is gone or damaged. One that proves damaged is marked,
@@ -46,8 +69,17 @@ func (s *Store) directory(ctx context.Context, id container.ID) (*container.Dire
 	if err == nil {
 		return dir, nil
 	}
+	return s.unreadable(ctx, id, err)
+}
+
+// unreadable judges why a directory did not load: no directory and no error when the container went, or is damaged, which
+// marks it.
+func (s *Store) unreadable(ctx context.Context, id container.ID, err error) (*container.Directory, error) {
 	if k := kindFromBelow(err); k != Damaged && k != NotFound {
 		return nil, wrap("load directory", id.String(), err)
+	}
+	if !s.containers.has(id) {
+		return nil, nil // it went meanwhile
 	}
 	s.spoil(ctx, id, err)
 	return nil, nil
@@ -59,6 +91,10 @@ func (s *Store) locate(ctx context.Context, ds []digest.Digest) ([]found, error)
 	s.dirs.find(ds, places)
 	var rest []int
 	for i := range places {
+		if places[i].dir != nil && !s.containers.has(places[i].dir.ID()) {
+			s.dirs.forget(places[i].dir.ID()) // loaded while it went
+			places[i] = found{}
+		}
 		if places[i].dir == nil {
 			rest = append(rest, i)
 		}

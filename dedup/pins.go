@@ -14,6 +14,7 @@ type containerState struct {
 	condemned bool
 	was       bool // condemned at some time: others may have taken its chunks over
 	damaged   bool // its directory could not be read
+	barred    bool // which of its nodes are dead is not known: it may be read, and nothing of it is had
 }
 
 // containerSet knows the containers that are live, who pins them and which are condemned. All three stand under one
@@ -24,6 +25,9 @@ type containerSet struct {
 	mu    sync.Mutex
 	m     map[container.ID]*containerState // guarded by mu
 	bytes uint64                           // guarded by mu: sum of size
+
+	watched bool           // guarded by mu: a collection wants to know what comes
+	arrived []container.ID // guarded by mu: node containers that came since it looked last
 }
 
 func newContainerSet() *containerSet {
@@ -41,12 +45,12 @@ func (s *containerSet) add(id container.ID, size int64, pins int32) {
 	s.bytes += uint64(size)
 }
 
-// pin adds a pin; false when the container is condemned, damaged or not there.
+// pin adds a pin; false when the container is condemned, damaged, barred or not there.
 func (s *containerSet) pin(id container.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.m[id]
-	if !ok || c.condemned || c.damaged {
+	if !ok || c.condemned || c.damaged || c.barred {
 		return false
 	}
 	c.pins++
@@ -103,6 +107,7 @@ type pinSet struct {
 
 	mu   sync.RWMutex
 	held map[container.ID]struct{} // guarded by mu; nil after release
+	kept bool                      // guarded by mu: release gives nothing back
 }
 
 func newPinSet(set *containerSet) *pinSet {
@@ -129,10 +134,14 @@ func (p *pinSet) pin(id container.ID) bool {
 	return true
 }
 
-// adopt makes a container that the run wrote live and pinned in one step.
-func (p *pinSet) adopt(id container.ID, size int64) {
+// adopt makes a container that the run wrote live and pinned in one step. A collection learns of node containers: what is
+// below their nodes must stay.
+func (p *pinSet) adopt(id container.ID, size int64, kind container.Kind) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if kind == container.Node {
+		defer p.set.arrive(id)
+	}
 	if p.held == nil {
 		p.set.add(id, size, 0)
 		return
@@ -145,16 +154,94 @@ func (p *pinSet) adopt(id container.ID, size int64) {
 func (p *pinSet) release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.set.unpin(p.held)
+	if !p.kept {
+		p.set.unpin(p.held)
+	}
 	p.held = nil
 }
 
-// usable reports whether chunks of a container count: it lives, is not condemned and was not found damaged.
+// keep makes release keep the pins, until the store closes: something that the run wrote, and that relies on them, may
+// appear at the next Open although its writing failed.
+func (p *pinSet) keep() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.kept = true
+}
+
+// usable reports whether chunks of a container count: it lives, is not condemned or barred and was not found damaged.
 func (s *containerSet) usable(id container.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.m[id]
-	return ok && !c.condemned && !c.damaged
+	return ok && !c.condemned && !c.damaged && !c.barred
+}
+
+// bar keeps a container from being had.
+func (s *containerSet) bar(id container.ID, barred bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.m[id]; ok {
+		c.barred = barred
+	}
+}
+
+func (s *containerSet) isBarred(id container.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.m[id]
+	return ok && c.barred
+}
+
+// remove takes a condemned container out, right before it is deleted.
+func (s *containerSet) remove(id container.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.m[id]; ok {
+		s.bytes -= uint64(c.size)
+		delete(s.m, id)
+	}
+}
+
+// restore is add for a container that was removed and could not be deleted.
+func (s *containerSet) restore(id container.ID, size int64) {
+	s.add(id, size, 0)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.m[id].was = true
+}
+
+// size returns a container's bytes, 0 when it is not there.
+func (s *containerSet) size(id container.ID) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.m[id]; ok {
+		return c.size
+	}
+	return 0
+}
+
+// watch begins or ends the noting of node containers that come.
+func (s *containerSet) watch(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watched, s.arrived = on, nil
+}
+
+func (s *containerSet) arrive(id container.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watched {
+		s.arrived = append(s.arrived, id)
+	}
+}
+
+// arrivals returns the node containers that came since the last call.
+func (s *containerSet) arrivals() []container.ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := s.arrived
+	s.arrived = nil
+	return ids
 }
 
 // spoil marks a container as damaged: its chunks are not had any more, so that the next run stores them again.

@@ -35,6 +35,8 @@ type Run struct {
 	lanes   *laneSet
 	failure atomic.Pointer[Error]
 	counts  runCounts
+	// firstKey is the oldest store key that a container of the run may name.
+	firstKey uint32
 
 	end   sync.Mutex // held by Commit and Abort
 	ended bool       // guarded by end
@@ -72,6 +74,7 @@ func (s *Store) Begin(ctx context.Context, opts RunOptions) (*Run, error) {
 		s.releaseLeases(opts.Parents)
 		return nil, &Error{Kind: Closed, Op: "begin run", Object: opts.ID}
 	}
+	r.firstKey = s.ring.Current() // before the run is seen: who finds no run with an old key finds no container to come
 	s.runs[r] = struct{}{}
 	return r, nil
 }
@@ -178,9 +181,36 @@ func (r *Run) pinIndexed(ctx context.Context, ds []digest.Digest, hit func(j int
 	if err != nil {
 		return err
 	}
+	var doubts []int
 	for j, at := range places {
-		if at.dir != nil && r.takes(at) {
+		switch {
+		case at.dir == nil || !r.takes(at):
+		case r.s.containers.overtaken(at.dir.ID()):
+			doubts = append(doubts, j)
+		default:
 			hit(j, at)
+		}
+	}
+	return r.confirm(ctx, ds, places, doubts, hit)
+}
+
+// confirm asks the index again for places in containers that were condemned at some time: between the first answer and the
+// pin the entry may have gone, or moved. Now that the container is pinned it cannot.
+func (r *Run) confirm(ctx context.Context, ds []digest.Digest, places []found, doubts []int, hit func(j int, at found)) error {
+	if len(doubts) == 0 {
+		return nil
+	}
+	sub := make([]digest.Digest, len(doubts))
+	for i, j := range doubts {
+		sub[i] = ds[j]
+	}
+	now, err := r.s.indexed(ctx, sub)
+	if err != nil {
+		return err
+	}
+	for i, j := range doubts {
+		if now[i].dir != nil && now[i].dir.ID() == places[j].dir.ID() {
+			hit(j, now[i])
 		}
 	}
 	return nil

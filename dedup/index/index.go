@@ -119,11 +119,16 @@ func get(txn *badger.Txn, key []byte) (l Loc, found bool, err error) {
 // Within a container the first row of a digest counts. KindNoSpace: nothing, or a part of the rows, was entered, and
 // the mark was not.
 func (x *Index) PutContainer(ctx context.Context, d *container.Directory, keep func(digest.Digest, Loc) bool) error {
+	return x.PutLive(ctx, d, keep, nil)
+}
+
+// PutLive is PutContainer without the rows that dead names, if it is not nil: such a container is not Canonical.
+func (x *Index) PutLive(ctx context.Context, d *container.Directory, keep func(digest.Digest, Loc) bool, dead func(slot uint32) bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return x.change("enter container", func() error {
-		rows, elsewhere, err := x.newRows(d, keep)
+		rows, elsewhere, err := x.newRows(d, keep, dead)
 		if err != nil {
 			return err
 		}
@@ -140,10 +145,16 @@ type row struct {
 	slot uint32
 }
 
-// newRows returns the rows that are to be entered, by key: lookups and inserts in that order are the cheaper ones.
-func (x *Index) newRows(d *container.Directory, keep func(digest.Digest, Loc) bool) (fresh []row, elsewhere uint32, err error) {
+// newRows returns the rows that are to be entered, by key: lookups and inserts in that order are the cheaper ones. Those
+// that keep a location elsewhere, and dead ones, are counted.
+func (x *Index) newRows(d *container.Directory, keep func(digest.Digest, Loc) bool, dead func(slot uint32) bool) (fresh []row, elsewhere uint32, err error) {
 	rows := make([]row, 0, d.Rows())
+	buried := uint32(0)
 	for slot := range uint32(d.Rows()) {
+		if dead != nil && dead(slot) {
+			buried++
+			continue
+		}
 		digest := d.Digest(slot)
 		if r := (row{key: [keySize]byte(digest[:]), slot: slot}); !isMetaKey(r.key[:]) {
 			rows = append(rows, r)
@@ -160,7 +171,7 @@ func (x *Index) newRows(d *container.Directory, keep func(digest.Digest, Loc) bo
 		fresh, elsewhere, err = dropKept(txn, d, rows, keep)
 		return err
 	})
-	return fresh, elsewhere, err
+	return fresh, elsewhere + buried, err
 }
 
 // dropKept leaves out the rows whose digests keep the location that they have, and counts those that keep one in
@@ -207,7 +218,7 @@ func (x *Index) DeleteIf(ctx context.Context, ds []digest.Digest, locs []Loc) er
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return x.change("delete", func() error {
+	return x.remove("delete", func() error {
 		now, found := make([]Loc, len(ds)), make([]bool, len(ds))
 		if err := x.db.View(func(txn *badger.Txn) error { return lookup(txn, ds, now, found) }); err != nil {
 			return err
@@ -293,13 +304,20 @@ func (x *Index) Containers(ctx context.Context) iter.Seq2[container.ID, error] {
 	}
 }
 
-// ForgetContainer removes a container's mark, and syncs. Its rows stay; they are hints.
-func (x *Index) ForgetContainer(ctx context.Context, id container.ID) error {
+// ForgetContainer removes containers' marks, and syncs once. Their rows stay; they are hints.
+func (x *Index) ForgetContainer(ctx context.Context, ids ...container.ID) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return x.change("forget container", func() error {
-		if err := x.db.Update(func(txn *badger.Txn) error { return txn.Delete(markKey(id)) }); err != nil {
+	return x.remove("forget container", func() error {
+		wb := x.db.NewWriteBatch()
+		defer wb.Cancel()
+		for _, id := range ids {
+			if err := wb.Delete(markKey(id)); err != nil {
+				return err
+			}
+		}
+		if err := wb.Flush(); err != nil {
 			return err
 		}
 		return x.db.Sync()
@@ -360,6 +378,16 @@ func (x *Index) change(op string, f func() error) error {
 	x.write.Lock()
 	defer x.write.Unlock()
 	if err := x.CheckSpace(); err != nil {
+		return err
+	}
+	return x.use(op, f)
+}
+
+// remove is change for what only removes: it may use half of the reserve, for it is what makes room on a full disk.
+func (x *Index) remove(op string, f func() error) error {
+	x.write.Lock()
+	defer x.write.Unlock()
+	if err := x.checkSpace(x.opts.Reserve / 2); err != nil {
 		return err
 	}
 	return x.use(op, f)

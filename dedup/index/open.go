@@ -242,14 +242,16 @@ func Remove(dir string) error {
 }
 
 // CheckSpace returns a KindNoSpace error when less than the reserve is free, as every change does by itself.
-func (x *Index) CheckSpace() error {
+func (x *Index) CheckSpace() error { return x.checkSpace(x.opts.Reserve) }
+
+func (x *Index) checkSpace(reserve int64) error {
 	free, err := x.opts.Free(x.dir)
 	if err != nil {
 		return classify("check space", err)
 	}
-	if x.reading || free < x.opts.Reserve {
+	if x.reading || free < reserve {
 		return &Error{Op: "check space", Kind: KindNoSpace,
-			Err: fmt.Errorf("%d bytes are free, %d must stay free: %w", free, x.opts.Reserve, syscall.ENOSPC)}
+			Err: fmt.Errorf("%d bytes are free, %d must stay free: %w", free, reserve, syscall.ENOSPC)}
 	}
 	return nil
 }
