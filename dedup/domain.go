@@ -63,23 +63,23 @@ func (o domainObject) domain() (Domain, error) {
 
 // loadDomain finds the primary domain. Kind NotFound when the store has none.
 func (s *Store) loadDomain(ctx context.Context) (Domain, error) {
-	for info, err := range s.blob.List(ctx, domainPrefix, "") {
+	for obj, err := range s.objects(ctx, domainPrefix) {
 		if err != nil {
 			return Domain{}, wrap("list domains", "", err)
 		}
 		var o domainObject
-		if err := s.getObject(ctx, domainKind, info.Name, &o); err != nil {
+		if err := s.readObject(ctx, domainKind, obj, &o); err != nil {
 			return Domain{}, err
 		}
-		if info.Name != domainPrefix+o.ID.String() {
-			return Domain{}, &Error{Kind: Damaged, Op: "load domain", Object: info.Name, Err: fmt.Errorf("it is that of %v", o.ID)}
+		if obj.name != domainPrefix+o.ID.String() {
+			return Domain{}, &Error{Kind: Damaged, Op: "load domain", Object: obj.name, Err: fmt.Errorf("it is that of %v", o.ID)}
 		}
 		if !o.Primary {
 			continue
 		}
 		d, err := o.domain()
 		if err != nil {
-			return Domain{}, &Error{Kind: Damaged, Op: "load domain", Object: info.Name, Err: err}
+			return Domain{}, &Error{Kind: Damaged, Op: "load domain", Object: obj.name, Err: err}
 		}
 		return d, nil
 	}

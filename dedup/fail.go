@@ -41,6 +41,7 @@ var sentinels = [...]struct {
 	{keys.ErrNewerFormat, NewerFormat},
 	{keys.ErrDamaged, Damaged},
 	{keys.ErrUnknownKey, WrongKey},
+	{keys.ErrInvalid, Invalid},
 	{frame.ErrWrongDigest, WrongDigest},
 	{frame.ErrMalformed, BadFrame},
 }

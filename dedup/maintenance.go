@@ -45,6 +45,14 @@ type maintenance struct {
 	wg      sync.WaitGroup                        // of what runs; Add is guarded by mu
 }
 
+// runs reports whether an operation is running.
+func (m *maintenance) runs(op operation) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.running[op]
+	return ok
+}
+
 var errClosing = &Error{Kind: Closed, Op: "maintain store"}
 
 // maintain begins an operation. Its context ends with the caller's, and when the store closes: then the operation has to

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
 	"coffer/dedup/blob"
@@ -35,19 +34,33 @@ const (
 	maxMeta = 1 << 20
 )
 
+// objectFamily is the objects of one kind.
+type objectFamily struct{ prefix, kind string }
+
+// objectFamilies are all small objects of a store: what is not listed here would not be sealed again when the store's key
+// changes. The domain comes first: a keyring that does not open it is not this store's. Within a family no name is
+// another's beginning.
+var objectFamilies = [...]objectFamily{
+	{domainPrefix, domainKind},
+	{epochPrefix, epochKind},
+	{manifestPrefix, manifestKind},
+	{statePrefix, stateKind},
+}
+
+// familyOf returns the family that an object's name is of.
+func familyOf(name string) objectFamily {
+	for _, f := range objectFamilies {
+		if strings.HasPrefix(name, f.prefix) {
+			return f
+		}
+	}
+	return objectFamily{}
+}
+
 func epochName(n uint32) string        { return fmt.Sprintf("%s%08x", epochPrefix, n) }
 func manifestName(id SavesetID) string { return manifestPrefix + id.String() }
 func stateName(id SavesetID, n uint32) string {
 	return fmt.Sprintf("%s%s/%08x", statePrefix, id, n)
-}
-
-// parseNumber reads the 8 hex digits at the end of an epoch's or state's name.
-func parseNumber(s string) (uint32, bool) {
-	if len(s) != 8 || strings.ToLower(s) != s {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(s, 16, 32)
-	return uint32(n), err == nil
 }
 
 // newestVersion is the highest version of a kind of object that this program knows.
@@ -67,15 +80,28 @@ func (s *Store) putObject(ctx context.Context, kind, name string, v any) error {
 	if len(plain) > maxObject {
 		return &Error{Kind: Invalid, Op: "put " + kind, Object: name, Err: fmt.Errorf("%d bytes, limit %d", len(plain), maxObject)}
 	}
+	if familyOf(name).kind != kind {
+		return &Error{Kind: Invalid, Op: "put " + kind, Object: name, Err: errors.New("no family of objects has such names")}
+	}
+	s.sealing.RLock()
+	defer s.sealing.RUnlock()
 	sealed, err := s.ring.Seal(kind, name, plain)
 	if err != nil {
 		return wrap("seal "+kind, name, err)
 	}
+	if err := s.checkNoForm(ctx, name); err != nil {
+		return wrap("put "+kind, name, err)
+	}
+	return s.putSealed(ctx, kind, name, sealed)
+}
+
+// putSealed puts a sealed object under a blob name that must be free.
+func (s *Store) putSealed(ctx context.Context, kind, name string, sealed []byte) error {
 	if err := ctx.Err(); err != nil {
 		return wrap("put "+kind, name, err)
 	}
 	ctx = context.WithoutCancel(ctx) // from here on it is there or not, and nobody's hurry makes that a question
-	err = s.blob.Put(ctx, name, bytes.NewReader(sealed), int64(len(sealed)))
+	err := s.blob.Put(ctx, name, bytes.NewReader(sealed), int64(len(sealed)))
 	if err != nil && !errors.Is(err, blob.ErrExists) {
 		s.takeBack(ctx, name)
 	}
@@ -89,17 +115,9 @@ func (s *Store) takeBack(ctx context.Context, name string) {
 	}
 }
 
-// getObject reads what putObject put. Kinds NotFound, Damaged, NewerFormat.
+// getObject reads what putObject put. Errors as those of readObject.
 func (s *Store) getObject(ctx context.Context, kind, name string, v any) error {
-	sealed, err := readWhole(ctx, s.blob, name)
-	if err != nil {
-		return wrap("read "+kind, name, err)
-	}
-	plain, err := s.ring.Open(kind, name, sealed)
-	if err != nil {
-		return wrap("open "+kind, name, err)
-	}
-	return decodeObject(kind, name, plain, v)
+	return s.readObject(ctx, kind, s.forms(name), v)
 }
 
 // readWhole reads a small blob.

@@ -84,7 +84,7 @@ func (s *Store) takeEpoch(ctx context.Context) error {
 		return err
 	}
 	for _, old := range names {
-		if err := s.blob.Delete(ctx, old); err != nil {
+		if err := s.deleteObject(ctx, old); err != nil {
 			s.log.Warn("old epoch object stays", "blob", old, "err", err)
 		}
 	}
@@ -92,13 +92,13 @@ func (s *Store) takeEpoch(ctx context.Context) error {
 }
 
 func (s *Store) lastEpoch(ctx context.Context) (last uint32, names []string, err error) {
-	for info, err := range s.blob.List(ctx, epochPrefix, "") {
+	for o, err := range s.objects(ctx, epochPrefix) {
 		if err != nil {
 			return 0, nil, wrap("list epochs", "", err)
 		}
-		if n, ok := parseNumber(info.Name[len(epochPrefix):]); ok {
+		if n, ok := parseNumber(o.name[len(epochPrefix):]); ok {
 			last = max(last, n)
-			names = append(names, info.Name)
+			names = append(names, o.name)
 		}
 	}
 	return last, names, nil

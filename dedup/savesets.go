@@ -219,14 +219,14 @@ func (t *savesetTable) list() []Manifest {
 // loadSavesets reads all manifests and states. One that is damaged is logged and left out: the others must stay
 // readable. One of a newer format, or of a key that is not there, is an error: then the whole store is.
 func (s *Store) loadSavesets(ctx context.Context) error {
-	for info, err := range s.blob.List(ctx, manifestPrefix, "") {
+	for o, err := range s.objects(ctx, manifestPrefix) {
 		if err != nil {
 			return wrap("list manifests", "", err)
 		}
-		m, err := s.readManifest(ctx, info.Name)
+		m, err := s.readManifest(ctx, o)
 		switch {
 		case KindOf(err) == Damaged:
-			s.log.Error("manifest is damaged: its saveset cannot be read", "manifest", info.Name, "err", err)
+			s.log.Error("manifest is damaged: its saveset cannot be read", "manifest", o.name, "err", err)
 			s.damaged.Add(1)
 		case err != nil:
 			return err
@@ -237,24 +237,24 @@ func (s *Store) loadSavesets(ctx context.Context) error {
 	return s.loadStates(ctx)
 }
 
-func (s *Store) readManifest(ctx context.Context, name string) (Manifest, error) {
+func (s *Store) readManifest(ctx context.Context, at object) (Manifest, error) {
 	var o manifestObject
-	if err := s.getObject(ctx, manifestKind, name, &o); err != nil {
+	if err := s.readObject(ctx, manifestKind, at, &o); err != nil {
 		return Manifest{}, err
 	}
-	if manifestName(o.ID) != name {
-		return Manifest{}, &Error{Kind: Damaged, Op: "read manifest", Object: name, Err: fmt.Errorf("it is that of %v", o.ID)}
+	if manifestName(o.ID) != at.name {
+		return Manifest{}, &Error{Kind: Damaged, Op: "read manifest", Object: at.name, Err: fmt.Errorf("it is that of %v", o.ID)}
 	}
 	return o.manifest(), nil
 }
 
-// loadStates applies the states in order of their numbers: List yields them so.
+// loadStates applies the states in order of their numbers: they are listed so.
 func (s *Store) loadStates(ctx context.Context) error {
-	for info, err := range s.blob.List(ctx, statePrefix, "") {
+	for o, err := range s.objects(ctx, statePrefix) {
 		if err != nil {
 			return wrap("list states", "", err)
 		}
-		hexID, hexNumber, _ := strings.Cut(strings.TrimPrefix(info.Name, statePrefix), "/")
+		hexID, hexNumber, _ := strings.Cut(strings.TrimPrefix(o.name, statePrefix), "/")
 		id, err := ParseSavesetID(hexID)
 		n, ok := parseNumber(hexNumber)
 		e, known := s.sets.get(id)
@@ -262,16 +262,17 @@ func (s *Store) loadStates(ctx context.Context) error {
 			continue // not ours, or of a saveset whose manifest is damaged
 		}
 		e.top = max(e.top, n)
-		if err := s.loadState(ctx, info.Name, e, n); err != nil {
+		if err := s.loadState(ctx, o, e, n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Store) loadState(ctx context.Context, name string, e *savesetEntry, n uint32) error {
+func (s *Store) loadState(ctx context.Context, at object, e *savesetEntry, n uint32) error {
 	var o stateObject
-	err := s.getObject(ctx, stateKind, name, &o)
+	name := at.name
+	err := s.readObject(ctx, stateKind, at, &o)
 	if err == nil && (o.Saveset != e.manifest.ID || o.Number != n) {
 		err = &Error{Kind: Damaged, Op: "read state", Object: name, Err: errors.New("it is another one's")}
 	}

@@ -41,6 +41,10 @@ type Store struct {
 	shutDown atomic.Bool // set once by Close, before the index goes
 
 	maintenance maintenance // which long operations run
+	// sealing is held for reading while an object is sealed and put, and for writing while one is deleted or sealed again.
+	sealing    sync.RWMutex
+	oldObjects atomic.Bool // an object was met, or must be expected, that names an old store key
+	storeKeys  keyCensus
 
 	mu     sync.Mutex
 	closed bool              // guarded by mu
@@ -136,6 +140,9 @@ func (s *Store) load(ctx context.Context) error {
 		return wrap("load keyring", "", err)
 	}
 	s.setRing(ring)
+	if err := keys.Mend(ctx, s.blob, ring); err != nil {
+		s.log.Warn("copies of the keyring are not as they should be", "err", err)
+	}
 	s.domain, err = s.loadDomain(ctx)
 	return err
 }

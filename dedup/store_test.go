@@ -140,7 +140,7 @@ func TestContainerIDsAreNeverReused(t *testing.T) {
 func TestNewerFormatIsRefusedByName(t *testing.T) {
 	o := memOptions(t)
 	s := mustCreate(t, o)
-	obj := map[string]any{"version": 2, "id": "x"}
+	obj := map[string]any{"version": newestVersion(manifestKind) + 1, "id": "x"}
 	if err := s.putObject(t.Context(), manifestKind, manifestName(SavesetID{1}), obj); err != nil {
 		t.Fatal(err)
 	}

@@ -2,10 +2,14 @@ package keys
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 )
+
+// invalid refuses a change that makes no sense: ErrInvalid.
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
+}
 
 // Edit is a change of a ring while it is being made; see Update. It is for one goroutine.
 type Edit struct {
@@ -31,7 +35,7 @@ func (e *Edit) create(ctx context.Context, sources []Source) error {
 // encrypt gives the ring a secret key, and slots for the sources.
 func (e *Edit) encrypt(ctx context.Context, sources []Source) error {
 	if len(sources) == 0 {
-		return errors.New("nothing that opens the ring")
+		return invalid("nothing that opens the ring")
 	}
 	e.c.mode, e.c.slots = modeEncrypted, nil
 	if err := e.rand.fill(e.c.ringKey[:]); err != nil {
@@ -48,10 +52,10 @@ func (e *Edit) encrypt(ctx context.Context, sources []Source) error {
 func (e *Edit) addSlot(ctx context.Context, src Source) error {
 	s := slot{kind: src.kind(), cost: src.cost()}
 	if s.kind == KindNone {
-		return errors.New("no encryption beside a key")
+		return invalid("no encryption beside a key")
 	}
 	if len(e.c.slots) >= maxSlots {
-		return fmt.Errorf("the ring has %d openers already", maxSlots)
+		return invalid("the ring has %d openers already", maxSlots)
 	}
 	if err := e.rand.fill(s.salt[:]); err != nil {
 		return err
@@ -69,7 +73,7 @@ func (e *Edit) addSlot(ctx context.Context, src Source) error {
 }
 
 // errPlain refuses openers for a ring that everybody can open.
-var errPlain = errors.New("the ring is not encrypted: switch encryption on first")
+var errPlain = invalid("the ring is not encrypted: switch encryption on first")
 
 // SetOpener makes src open the ring, in the place of whatever of its kind opens it now. The store keys stay.
 func (e *Edit) SetOpener(ctx context.Context, src Source) error {
@@ -86,7 +90,7 @@ func (e *Edit) RemoveOpener(k Kind) error {
 		return errPlain
 	}
 	if !e.drop(k) {
-		return fmt.Errorf("no %v opens the ring", k)
+		return invalid("no %v opens the ring", k)
 	}
 	return nil
 }
@@ -100,12 +104,12 @@ func (e *Edit) drop(k Kind) bool {
 // AddKey adds a store key, which all that is new uses as soon as Update is through, and returns its number.
 func (e *Edit) AddKey() (uint32, error) {
 	if len(e.c.keys) >= maxKeys {
-		return 0, fmt.Errorf("the ring holds %d store keys already", len(e.c.keys))
+		return 0, invalid("the ring holds %d store keys already", len(e.c.keys))
 	}
 	number, flags := uint32(1), keyFlags(0)
 	if len(e.c.keys) > 0 {
 		if number = e.c.newest().number + 1; number == 0 {
-			return 0, errors.New("the numbers of store keys are used up")
+			return 0, invalid("the numbers of store keys are used up")
 		}
 	}
 	if e.c.mode == modePlain {
@@ -123,7 +127,7 @@ func (e *Edit) AddKey() (uint32, error) {
 // keys that it has go on opening what they sealed, which is not encrypted.
 func (e *Edit) Encrypt(ctx context.Context, sources ...Source) (uint32, error) {
 	if e.c.mode == modeEncrypted {
-		return 0, errors.New("the ring is encrypted already")
+		return 0, invalid("the ring is encrypted already")
 	}
 	if err := e.encrypt(ctx, sources); err != nil {
 		return 0, err
@@ -164,7 +168,7 @@ func (e *Edit) old(number uint32) (int, error) {
 		return 0, fmt.Errorf("%w: number %d", ErrUnknownKey, number)
 	}
 	if i == len(e.c.keys)-1 {
-		return 0, fmt.Errorf("store key %d is the current one", number)
+		return 0, invalid("store key %d is the current one", number)
 	}
 	return i, nil
 }
@@ -179,5 +183,5 @@ func (e *Edit) check() error {
 			return nil
 		}
 	}
-	return errors.New("a key file or a password must open the ring")
+	return invalid("a key file or a password must open the ring")
 }

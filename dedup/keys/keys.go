@@ -28,6 +28,8 @@ var (
 	ErrDamaged     = errors.New("damaged")
 	ErrNewerFormat = errors.New("newer format")
 	ErrUnknownKey  = errors.New("store key is not in the keyring")
+	// ErrInvalid: a change of the keyring that makes no sense.
+	ErrInvalid = errors.New("not possible")
 	// ErrOldKeyrings: a change of the keyring is in force, but keyrings from before it could not be deleted. The next change,
 	// and Mend, try again.
 	ErrOldKeyrings = errors.New("older keyrings remain")
