@@ -44,6 +44,9 @@ func (d *dir) Lookup(ctx context.Context, name string) (n fusefs.Node, err error
 
 // List implements fusefs.Dir. Positions are ranks: any of them is found without reading what comes before.
 func (d *dir) List(ctx context.Context, from uint64, yield func(fusefs.Dirent) bool) error {
+	if from > 0 && d.set.sweep.lists() {
+		d.set.look()
+	}
 	return d.wrap("list", d.set.use(ctx, func(v View) error {
 		it := recipe.NewRankIter(v, d.e.Content.Digest)
 		if from > 0 {

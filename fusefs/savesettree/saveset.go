@@ -30,7 +30,7 @@ type saveset struct {
 	tree  *Tree
 	info  Saveset
 	base  uint64
-	ahead ahead
+	sweep sweep
 
 	mu   sync.Mutex // guards what follows; held while the view is opened
 	view View

@@ -61,8 +61,8 @@ type Tree struct {
 	stop context.CancelFunc // ends the goroutines
 	wg   sync.WaitGroup
 
-	cache atomic.Pointer[fusefs.Cache] // of the mount; nil without one
-	fills chan filling
+	cache  atomic.Pointer[fusefs.Cache] // of the mount; nil without one
+	sweeps chan *saveset                // whose sweeps shall be looked at
 
 	listMu sync.Mutex // guards what follows; held while the list is fetched
 	list   *listing
@@ -82,10 +82,10 @@ func New(src Source, o Options) *Tree {
 		o.Logger = slog.Default()
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	t := &Tree{src: src, o: o, stop: stop, fills: make(chan filling, 4),
+	t := &Tree{src: src, o: o, stop: stop, sweeps: make(chan *saveset, 4),
 		sets: map[dedup.SavesetID]*saveset{}, bases: map[uint64]dedup.SavesetID{}}
 	t.wg.Go(func() { t.releaseIdle(ctx) })
-	t.wg.Go(func() { t.fillCache(ctx) })
+	t.wg.Go(func() { t.advanceSweeps(ctx) })
 	return t
 }
 

@@ -43,6 +43,13 @@ func (c *fakeCache) filled() int {
 	return len(c.got)
 }
 
+func (c *fakeCache) has(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.got[name]
+	return ok
+}
+
 // list looks at a directory as the kernel does, which then holds its files.
 func (c *fakeCache) list(t *testing.T, d fusefs.Node) (files []fusefs.File) {
 	t.Helper()
@@ -141,6 +148,70 @@ func TestSweepIsBounded(t *testing.T) {
 	}
 	readAll(t, files[40]) // the kernel has those between
 	waitFor(t, "no more is given to the kernel", func() bool { return cache.filled() > most+20 })
+}
+
+// TestAttributesCarryASweep reads nothing but the first files: whose other reads the kernel answers by itself is seen by
+// what he asks beside, as cp -a does.
+func TestAttributesCarryASweep(t *testing.T) {
+	m, tree, cache := sweepTree(t, 20000)
+	files := cache.list(t, find(t, tree, "c/t/2026-11-22T02.15.00Z_FULL/a"))
+	for _, f := range files[:3] {
+		readAll(t, f)
+	}
+	reads := m.Chunks.Load() // those of the sweep come on top
+	for i, f := range files {
+		waitFor(t, fmt.Sprintf("file %d is not given to the kernel", i), func() bool { return i < 3 || cache.has(fmt.Sprintf("a%03d", i)) })
+		f.(fusefs.Xattrs).XattrNames()
+	}
+	if n := m.Chunks.Load() - reads; n > 300 {
+		t.Errorf("%d chunks were read for 297 files", n)
+	}
+}
+
+// TestListingCarriesASweep reads in one directory and lists the next: its first files are given once the kernel holds
+// them, which it shows by asking for the rest of the listing.
+func TestListingCarriesASweep(t *testing.T) {
+	_, tree, cache := sweepTree(t, 100)
+	set := "c/t/2026-11-22T02.15.00Z_FULL/"
+	for _, f := range cache.list(t, find(t, tree, set+"a")) {
+		readAll(t, f)
+	}
+	b := find(t, tree, set+"b").(fusefs.Dir)
+	cache.list(t, b)
+	if err := b.List(t.Context(), 300, func(e fusefs.Dirent) bool { t.Errorf("%q comes after the end", e.Name); return true }); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the listed directory is not given to the kernel", func() bool { return cache.has("b000") && cache.has("b299") })
+}
+
+// TestAttributesAloneFillNothing asks for attributes as ls -l and rsync do that read nothing: without reads there is no
+// sweep, and one that was is not carried on and on.
+func TestAttributesAloneFillNothing(t *testing.T) {
+	const size = 60000
+	_, tree, cache := sweepTree(t, size)
+	files := cache.list(t, find(t, tree, "c/t/2026-11-22T02.15.00Z_FULL/a"))
+	for _, f := range files {
+		f.(fusefs.Xattrs).XattrNames()
+	}
+	time.Sleep(20 * time.Millisecond)
+	if n := cache.filled(); n != 0 {
+		t.Fatalf("%d files were given to the kernel, none was read", n)
+	}
+	for _, f := range files[:3] {
+		readAll(t, f)
+	}
+	const most = 16 << 20 / size
+	for i, f := range files[:most] {
+		waitFor(t, fmt.Sprintf("file %d is not given to the kernel", i), func() bool { return i < 3 || cache.has(fmt.Sprintf("a%03d", i)) })
+		f.(fusefs.Xattrs).XattrNames()
+	}
+	for _, f := range files[most:] {
+		f.(fusefs.Xattrs).XattrNames()
+	}
+	time.Sleep(50 * time.Millisecond)
+	if n := cache.filled(); n > most {
+		t.Errorf("%d files were given since the last read, %d are 16 MiB", n, most)
+	}
 }
 
 func TestReadsHereAndThereFillNothing(t *testing.T) {
