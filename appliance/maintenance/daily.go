@@ -14,11 +14,20 @@ type TimeOfDay time.Duration
 // Never is no time of the day.
 const Never TimeOfDay = -1
 
-// On is the time of the day on the date of t, in t's zone. Where clocks leave the time out, it is moved by as much as they
-// are; where they repeat it, it is one of the two.
+// On is the time of the day on the date of t, in t's zone. A time that clocks leave out is moved by as much as they are; of
+// one that they repeat it is one of the two.
 func (d TimeOfDay) On(t time.Time) time.Time {
 	h, m, s := int(d/TimeOfDay(time.Hour)), int(d/TimeOfDay(time.Minute))%60, int(d/TimeOfDay(time.Second))%60
-	return time.Date(t.Year(), t.Month(), t.Day(), h, m, s, 0, t.Location())
+	at := time.Date(t.Year(), t.Month(), t.Day(), h, m, s, 0, t.Location())
+	if at.Day() != t.Day() { // the day begins with the time that is left out
+		return at.Add(time.Date(t.Year(), t.Month(), t.Day(), h, m, s, 0, time.UTC).Sub(wall(at)))
+	}
+	return at
+}
+
+// wall is what a clock shows at t, as a time of UTC.
+func wall(t time.Time) time.Time {
+	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
 }
 
 // Next is the first such time after t: one on each date.
