@@ -17,14 +17,6 @@ import (
 	"coffer/dedup/recipe"
 )
 
-const (
-	// batchBytes is how many plain bytes are fetched at once: frames at the edges of a batch come twice, so that it
-	// should be large against a frame; descriptors and entries of the files wait, so that it should not be larger.
-	batchBytes = uplink.MaxFetch
-	// batchFiles is the most files of a batch; each may hold a directory open.
-	batchFiles = 2048
-)
-
 // file is a regular file on its way.
 type file struct {
 	dir    *dir
@@ -98,6 +90,7 @@ type planner struct {
 	*job
 	base   *dir
 	b      *batch
+	pace   pace
 	meta   *applier
 	groups map[uint64]*linkGroup
 	links  []lateLink
@@ -108,8 +101,8 @@ type planner struct {
 	flags []lateFlags
 }
 
-func newPlanner(j *job, base *dir) *planner {
-	p := &planner{job: j, base: base, b: newBatch(), meta: newApplier(j), groups: map[uint64]*linkGroup{}}
+func newPlanner(j *job, base *dir, pace pace) *planner {
+	p := &planner{job: j, base: base, b: newBatch(), pace: pace, meta: newApplier(j), groups: map[uint64]*linkGroup{}}
 	j.late = p.late
 	return p
 }
@@ -321,7 +314,7 @@ func (p *planner) contents(ctx context.Context, f *file) error {
 		if x.Hole {
 			continue
 		}
-		if len(p.b.items) > 0 && p.b.bytes+int(x.Length) > batchBytes {
+		if full, _ := p.pace.limit(); len(p.b.items) > 0 && p.b.bytes+int(x.Length) > full {
 			if err := p.flush(ctx); err != nil {
 				return err
 			}
@@ -334,7 +327,7 @@ func (p *planner) contents(ctx context.Context, f *file) error {
 }
 
 func (p *planner) flushFull(ctx context.Context) error {
-	if p.b.bytes < batchBytes && p.b.files < batchFiles {
+	if bytes, files := p.pace.limit(); p.b.bytes < bytes && p.b.files < files {
 		return nil
 	}
 	return p.flush(ctx)
@@ -346,6 +339,7 @@ func (p *planner) flush(ctx context.Context) error {
 		return nil
 	}
 	p.b = newBatch()
+	p.pace.gone(b.bytes, b.files)
 	select {
 	case p.work <- b:
 		return nil

@@ -96,7 +96,7 @@ func restoreTree(ctx context.Context, opts Options, rep *report.Reporter) error 
 	if len(j.order.Paths) == 0 && j.include.Empty() && j.exclude.Empty() {
 		rep.Expect(root.Totals.Entries, root.Totals.Bytes)
 	}
-	p := newPlanner(j, base)
+	p := newPlanner(j, base, newPace(opts.Workers, root.Totals))
 	return j.pipeline(ctx, p, opts.Workers, func(ctx context.Context) error { return p.run(ctx, root) })
 }
 

@@ -236,7 +236,7 @@ func streamToFile(ctx context.Context, opts Options, rep *report.Reporter, e rec
 	if err != nil {
 		return &report.Error{Code: CodeTarget, Err: err}
 	}
-	p := newPlanner(j, base)
+	p := newPlanner(j, base, newPace(opts.Workers, recipe.Totals{Entries: 1, Bytes: e.Size}))
 	e.Name = name
 	return j.pipeline(ctx, p, opts.Workers, func(ctx context.Context) error { return p.one(ctx, e) })
 }
