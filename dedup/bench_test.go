@@ -247,6 +247,7 @@ func BenchmarkRead(b *testing.B) {
 }
 
 func readFrames(ctx context.Context, v *View, ds []digest.Digest) error {
+	var buf FrameBuffer
 	for len(ds) > 0 {
 		n := min(len(ds), 2000)
 		items, err := v.Plan(ctx, ds[:n])
@@ -254,7 +255,7 @@ func readFrames(ctx context.Context, v *View, ds []digest.Digest) error {
 			return err
 		}
 		for _, it := range items {
-			if _, err := v.Frame(ctx, it.Loc); err != nil {
+			if _, err := v.Frame(ctx, it.Loc, &buf); err != nil {
 				return err
 			}
 		}

@@ -105,8 +105,12 @@ func (v *View) get(ctx context.Context, d digest.Digest, kind container.Kind) ([
 	}
 }
 
-// Frame returns a frame as it is stored: decrypted, its checksum verified, still compressed. The caller owns it.
-func (v *View) Frame(ctx context.Context, loc Loc) (frame.Frame, error) {
+// FrameBuffer is memory for View.Frame that is used again. The zero value is ready.
+type FrameBuffer = container.Buffer
+
+// Frame returns a frame as it is stored: decrypted, its checksum verified, still compressed. It lies in buf and is valid
+// until buf is used again; with a nil buf the caller owns it.
+func (v *View) Frame(ctx context.Context, loc Loc, buf *FrameBuffer) (frame.Frame, error) {
 	if err := v.alive(); err != nil {
 		return frame.Frame{}, err
 	}
@@ -117,6 +121,6 @@ func (v *View) Frame(ctx context.Context, loc Loc) (frame.Frame, error) {
 	if dir == nil || int64(loc.Frame) >= int64(dir.Frames()) || dir.Domain() != v.manifest.Domain {
 		return frame.Frame{}, &Error{Kind: NotFound, Op: "read frame", Object: loc.String()}
 	}
-	f, err := container.ReadFrame(ctx, v.s.blob, dir, loc.Frame, nil)
+	f, err := container.ReadFrame(ctx, v.s.blob, dir, loc.Frame, buf)
 	return f, wrap("read frame", loc.String(), err)
 }

@@ -44,11 +44,12 @@ func TestPlanAndFrames(t *testing.T) {
 	}
 	dec, h := frame.NewDecoder(), digest.NewHasher(s.Domain().Keys.Data)
 	wanted := 0
+	var buf FrameBuffer
 	for i, it := range items {
 		if i > 0 && items[i-1].Loc.Compare(it.Loc) >= 0 {
 			t.Errorf("%v comes after %v", it.Loc, items[i-1].Loc)
 		}
-		f, err := v.Frame(ctx, it.Loc)
+		f, err := v.Frame(ctx, it.Loc, &buf)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,9 +72,9 @@ func TestPlanAndFrames(t *testing.T) {
 	}
 	_, err = v.Plan(ctx, []digest.Digest{{1, 2, 3}})
 	wantKind(t, err, NotFound)
-	_, err = v.Frame(ctx, Loc{items[0].Loc.Container, 1 << 20})
+	_, err = v.Frame(ctx, Loc{items[0].Loc.Container, 1 << 20}, nil)
 	wantKind(t, err, NotFound)
-	_, err = v.Frame(ctx, Loc{container.MakeID(77, 1), 0})
+	_, err = v.Frame(ctx, Loc{container.MakeID(77, 1), 0}, nil)
 	wantKind(t, err, NotFound)
 }
 

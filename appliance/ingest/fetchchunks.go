@@ -77,22 +77,33 @@ func (c *chunkSender) send(ctx context.Context, req *sms.Fetch) error {
 		if err := sendFrame(ctx, c.st, req.ID, part); err != nil {
 			return err
 		}
+		c.run.srv.frames.Put(f.buf)
 	}
 	return nil
 }
 
 type frameOrError struct {
 	frame frame.Frame
+	buf   *dedup.FrameBuffer // that the frame lies in
 	err   error
+}
+
+// frameBuffer returns memory for a frame; whoever has sent the frame puts it back.
+func (s *Server) frameBuffer() *dedup.FrameBuffer {
+	if b, ok := s.frames.Get().(*dedup.FrameBuffer); ok {
+		return b
+	}
+	return new(dedup.FrameBuffer)
 }
 
 // read reads the planned frames ahead of their sending.
 func (c *chunkSender) read(ctx context.Context, plan []dedup.PlanItem, frames chan<- frameOrError) {
 	defer close(frames)
 	for i := range plan {
-		f, err := c.run.opts.View.Frame(ctx, plan[i].Loc)
+		buf := c.run.srv.frameBuffer()
+		f, err := c.run.opts.View.Frame(ctx, plan[i].Loc, buf)
 		select {
-		case frames <- frameOrError{f, err}:
+		case frames <- frameOrError{f, buf, err}:
 		case <-ctx.Done():
 			return
 		}

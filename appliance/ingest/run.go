@@ -37,7 +37,8 @@ type Lane interface {
 type View interface {
 	Node(ctx context.Context, d digest.Digest) ([]byte, error)
 	Plan(ctx context.Context, ds []digest.Digest) ([]dedup.PlanItem, error)
-	Frame(ctx context.Context, loc dedup.Loc) (frame.Frame, error)
+	// Frame returns a frame that lies in buf and is valid until buf is used again.
+	Frame(ctx context.Context, loc dedup.Loc, buf *dedup.FrameBuffer) (frame.Frame, error)
 }
 
 var (

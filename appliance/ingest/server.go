@@ -91,6 +91,7 @@ func (o Options) withDefaults() Options {
 type Server struct {
 	opts   Options
 	budget *sms.Budget
+	frames sync.Pool // of *dedup.FrameBuffer
 
 	mu sync.Mutex
 	// mu guards all below.

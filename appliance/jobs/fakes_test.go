@@ -116,8 +116,10 @@ func (v *fakeView) Node(context.Context, digest.Digest) ([]byte, error) { return
 func (v *fakeView) Plan(context.Context, []digest.Digest) ([]dedup.PlanItem, error) {
 	return nil, nil
 }
-func (v *fakeView) Frame(context.Context, dedup.Loc) (frame.Frame, error) { return frame.Frame{}, nil }
-func (v *fakeView) Manifest() dedup.Manifest                              { return v.m }
+func (v *fakeView) Frame(context.Context, dedup.Loc, *dedup.FrameBuffer) (frame.Frame, error) {
+	return frame.Frame{}, nil
+}
+func (v *fakeView) Manifest() dedup.Manifest { return v.m }
 func (v *fakeView) Close() error {
 	v.s.mu.Lock()
 	defer v.s.mu.Unlock()

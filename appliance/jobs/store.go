@@ -157,7 +157,7 @@ func (v timedView) Plan(ctx context.Context, ds []digest.Digest) ([]dedup.PlanIt
 	return v.View.Plan(ctx, ds)
 }
 
-func (v timedView) Frame(ctx context.Context, loc dedup.Loc) (frame.Frame, error) {
+func (v timedView) Frame(ctx context.Context, loc dedup.Loc, buf *dedup.FrameBuffer) (frame.Frame, error) {
 	defer v.watch.since(time.Now())
-	return v.View.Frame(ctx, loc)
+	return v.View.Frame(ctx, loc, buf)
 }
