@@ -32,6 +32,8 @@ type Config struct {
 	Mount  Mount  `toml:"mount"`
 	Log    Log    `toml:"log"`
 	Store  Store  `toml:"store"`
+
+	Maintenance Maintenance `toml:"maintenance"`
 }
 
 // Listen is an address that the appliance serves: host:port, an empty host meaning all addresses, port 0 a free one.
@@ -71,6 +73,8 @@ func Default() Config {
 		REST:   Listen{Listen: DefaultRESTListen},
 		SMS:    Listen{Listen: DefaultSMSListen},
 		Log:    Log{Level: "info", Format: "text"},
+
+		Maintenance: DefaultMaintenance(),
 	}
 }
 
@@ -130,6 +134,7 @@ func (c Config) Validate() error {
 	if n := c.Store.ContainerSize; n != 0 && (n < 1<<20 || n > 64<<20) {
 		fault("store.container_size", "%s is not between 1 MiB and 64 MiB", n)
 	}
+	c.Maintenance.validate(fault)
 	return sorted(errs)
 }
 
