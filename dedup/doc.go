@@ -66,6 +66,18 @@
 //
 // A crash at any point leaves copies twice or garbage, never a gap, and the next collection starts with a new mark.
 //
+// # Keys
+//
+// All that is new is under the current store key. A new one is in the keyring, durably, before it seals anything; small
+// objects are sealed again under it by Reseal, containers by GC, which copies those of old keys forward. An object is
+// sealed again beside itself and only then leaves its old place: there is no moment without a whole form of it, and every
+// reader takes either. An old key stays until it is destroyed, which is refused while a container or object names it, or
+// one may still come: from a run that began under it, or from GC or healing.
+//
+// Where encryption was switched on, the plain key from before, which everybody knows, opens objects only until they have
+// been sealed again, and containers only until none is left. What a plain container says is believed because of digests
+// that authentic nodes and manifests name.
+//
 // # Damage
 //
 // A damaged frame's chunks and nodes are on the damage list, an object of the store. What is on it, and every node above

@@ -43,7 +43,16 @@ type object struct {
 // objects lists the small objects below a prefix by name, each once, however many forms it has. Use it, readObject and
 // deleteObject wherever the store has small objects of several names: a blob's name is not the object's.
 func (s *Store) objects(ctx context.Context, prefix string) iter.Seq2[object, error] {
-	return listObjects(ctx, s.blob, prefix)
+	return func(yield func(object, error) bool) {
+		for o, err := range listObjects(ctx, s.blob, prefix) {
+			if len(o.blobs) > 1 { // what a Reseal left that was interrupted
+				s.oldObjects.Store(true)
+			}
+			if !yield(o, err) {
+				return
+			}
+		}
+	}
 }
 
 // listObjects yields objects in order of their names. The forms of one follow each other in the listing: no name goes on
