@@ -63,7 +63,28 @@ type Store struct {
 	ContainerSize  Size   `toml:"container_size"`
 	// Reserve is the free space that no run may touch.
 	Reserve Size `toml:"reserve"`
+	// HighWatermark and LowWatermark are percent of the store's file system: a purge of expired savesets starts at the
+	// high one, and ends at the low one. A high one of 0: none.
+	HighWatermark int `toml:"high_watermark"`
+	LowWatermark  int `toml:"low_watermark"`
+	// Purge says when expired savesets are deleted: at each NEWDAY, or only where the high watermark is reached.
+	Purge Purge `toml:"purge"`
 }
+
+// Purge says when expired savesets are deleted. Part of the file's format.
+type Purge string
+
+// When expired savesets are deleted.
+const (
+	PurgeAtNewday    Purge = "newday"
+	PurgeAtWatermark Purge = "watermark"
+)
+
+// Default watermarks, in percent.
+const (
+	DefaultHighWatermark = 90
+	DefaultLowWatermark  = 80
+)
 
 // Default is the configuration of an appliance without a configuration file.
 func Default() Config {
@@ -73,6 +94,7 @@ func Default() Config {
 		REST:   Listen{Listen: DefaultRESTListen},
 		SMS:    Listen{Listen: DefaultSMSListen},
 		Log:    Log{Level: "info", Format: "text"},
+		Store:  Store{HighWatermark: DefaultHighWatermark, LowWatermark: DefaultLowWatermark, Purge: PurgeAtNewday},
 
 		Maintenance: DefaultMaintenance(),
 	}
@@ -135,6 +157,14 @@ func (c Config) Validate() error {
 		fault("store.container_size", "%s is not between 1 MiB and 64 MiB", n)
 	}
 	c.Maintenance.validate(fault)
+	if h, l := c.Store.HighWatermark, c.Store.LowWatermark; h != 0 && (h < 1 || h > 99) {
+		fault("store.high_watermark", "%d is not between 1 and 99 percent", h)
+	} else if h != 0 && (l < 0 || l >= h) {
+		fault("store.low_watermark", "%d is not below the high watermark, %d", l, h)
+	}
+	if p := c.Store.Purge; p != PurgeAtNewday && p != PurgeAtWatermark {
+		fault("store.purge", "%q is neither %s nor %s", p, PurgeAtNewday, PurgeAtWatermark)
+	}
 	return sorted(errs)
 }
 

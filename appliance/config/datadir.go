@@ -20,6 +20,7 @@ import (
 //
 //	version         "coffer data directory, version 1\n"
 //	lock            held (flock) by the running daemon; holds its pid
+//	clock           trusted time as it was last seen, 0600
 //	first-password  the superuser's first password, 0600, until it is changed
 //	catalog/        the SQLite database and the copies made before each migration
 //	pki/            authority and server certificate
@@ -154,6 +155,9 @@ func (d *DataDir) SpoolDir() string { return filepath.Join(d.path, "spool") }
 
 // IndexDir is where the index lies.
 func (d *DataDir) IndexDir() string { return filepath.Join(d.path, "index") }
+
+// ClockFile is where trusted time is kept.
+func (d *DataDir) ClockFile() string { return filepath.Join(d.path, "clock") }
 
 // FirstPassword is the file of the superuser's first password.
 func (d *DataDir) FirstPassword() string { return filepath.Join(d.path, "first-password") }
