@@ -27,6 +27,7 @@ const (
 	CodeClientRevoked      Code = "client_revoked"       // the client's certificate is revoked
 	CodeSourceRefused      Code = "source_refused"       // the agent refused the source (it does not exist, say)
 	CodeStoreLocked        Code = "store_locked"         // the store is not open: wrong or missing key
+	CodeWrongStoreKey      Code = "wrong_store_key"      // the password or recovery key does not open the store
 	CodeStoreUnwritable    Code = "store_unwritable"     // the store takes no writes: full, damaged
 	CodeDamaged            Code = "damaged"              // stored bytes are damaged
 	CodeNotSupported       Code = "not_supported"        // the appliance, the client or the object cannot do it
@@ -117,7 +118,7 @@ func CodeOf(err error) Code {
 // StatusOf returns the HTTP status that belongs to a code; 500 for unknown ones.
 func StatusOf(c Code) int {
 	switch c {
-	case CodeBadRequest, CodeWeakPassword, CodeSourceRefused:
+	case CodeBadRequest, CodeWeakPassword, CodeSourceRefused, CodeWrongStoreKey:
 		return http.StatusUnprocessableEntity
 	case CodeUnauthenticated, CodeBadCredentials, CodeNotLoggedIn:
 		return http.StatusUnauthorized
