@@ -4,17 +4,27 @@ import (
 	"fmt"
 
 	"github.com/klauspost/compress/zstd"
-
-	"coffer/dedup/press"
 )
 
-// Encoder compresses frames. It holds about a MiB: keep one per goroutine. Not safe for concurrent use.
+// Encoder compresses frames. It holds a few hundred KiB to a few MiB: keep one per goroutine. Not safe for
+// concurrent use.
 type Encoder struct {
-	z *press.Encoder
+	z *zstd.Encoder
 }
 
 // NewEncoder returns an Encoder.
-func NewEncoder() *Encoder { return &Encoder{z: press.NewEncoder()} }
+func NewEncoder() *Encoder {
+	z, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithLowerEncoderMem(true),
+		zstd.WithEncoderCRC(false), // every chunk has its digest
+		zstd.WithSingleSegment(true))
+	if err != nil {
+		panic("frame: zstd refuses constant options: " + err.Error())
+	}
+	return &Encoder{z: z}
+}
 
 // minSaving is the part of the plain bytes that compression must save to be worth decompressing later: 1/32.
 const minSaving = 32
@@ -28,7 +38,7 @@ func (e *Encoder) Encode(refs []Ref, plain []byte, dst []byte) Frame {
 	if err != nil || n != len(plain) {
 		panic(fmt.Sprintf("frame: encode %d bytes for refs of %d bytes: %v", len(plain), n, err))
 	}
-	out := e.z.Append(dst[:0], plain) // noise costs little: a GB/s and more
+	out := e.z.EncodeAll(plain, dst[:0]) // noise costs little: several GB/s
 	if len(out) < len(plain)-len(plain)/minSaving {
 		return Frame{Refs: refs, Codec: Zstd, Stored: out}
 	}
