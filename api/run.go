@@ -172,19 +172,24 @@ const (
 	EventRun    EventType = "run"    // a run changed: state or counters
 	EventNotice EventType = "notice" // a run noted something
 	EventClient EventType = "client" // a client came, went or changed
+
+	EventMaintenance EventType = "maintenance" // a maintenance job of the store changed
 )
 
 // Event is a change that watchers are told of. Exactly the field of its type is set (notices name their run besides).
 type Event struct {
-	Type   EventType `json:"type" enum:"run,notice,client"`
+	Type   EventType `json:"type" enum:"run,notice,client,maintenance"`
 	Time   time.Time `json:"time"`
 	Run    *Run      `json:"run,omitempty" doc:"the run as it is now"`
 	RunID  string    `json:"run_id,omitempty" doc:"with a notice: whose it is"`
 	Notice *Notice   `json:"notice,omitempty"`
 	Client *Client   `json:"client,omitempty"`
+
+	Maintenance *Maintenance `json:"maintenance,omitempty" doc:"the maintenance job as it is now"`
 }
 
 // EventFilter selects events; zero fields select all.
 type EventFilter struct {
-	Run string // only events of this run
+	Run         string // only events of this run
+	Maintenance string // only events of this maintenance job
 }

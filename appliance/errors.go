@@ -8,6 +8,7 @@ import (
 	"coffer/appliance/catalog"
 	"coffer/appliance/ingest"
 	"coffer/appliance/jobs"
+	"coffer/appliance/maintenance"
 	"coffer/appliance/sms"
 	"coffer/dedup"
 )
@@ -23,6 +24,9 @@ func apiError(err error) error {
 	}
 	if j, ok := errors.AsType[*jobs.Error](err); ok {
 		return jobError(j)
+	}
+	if m, ok := errors.AsType[*maintenance.Error](err); ok {
+		return maintenanceError(m)
 	}
 	if c, ok := errors.AsType[*catalog.Error](err); ok {
 		return catalogError(c, err)
@@ -61,6 +65,23 @@ func jobError(e *jobs.Error) error {
 		message += ": " + e.Err.Error()
 	}
 	return told(code, message, e.Hint)
+}
+
+func maintenanceError(e *maintenance.Error) error {
+	code := api.CodeInternal
+	switch e.Kind {
+	case maintenance.KindNotFound:
+		code = api.CodeNotFound
+	case maintenance.KindInvalid:
+		code = api.CodeBadRequest
+	case maintenance.KindWaiting, maintenance.KindEnded:
+		code = api.CodeConflict
+	case maintenance.KindUnsupported:
+		code = api.CodeNotSupported
+	case maintenance.KindStopping:
+		code = api.CodeShuttingDown
+	}
+	return told(code, e.Message, e.Hint)
 }
 
 func told(code api.Code, message, hint string) error {

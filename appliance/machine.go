@@ -6,12 +6,9 @@ import (
 	"os"
 	"strconv"
 
-	"golang.org/x/sys/unix"
-
 	"coffer/api"
 	"coffer/api/server"
 	"coffer/appliance/catalog"
-	"coffer/dedup"
 )
 
 // backend is the brain behind the REST API.
@@ -23,12 +20,13 @@ type backend struct {
 	savesets
 	auditLog
 	machine
+	storeDesk
 }
 
 var _ server.Backend = (*backend)(nil)
 
 func newBackend(a *appliance) *backend {
-	return &backend{newAccounts(a), clients{a}, tasks{a}, runs{a}, savesets{a}, auditLog{a}, machine{a}}
+	return &backend{newAccounts(a), clients{a}, tasks{a}, runs{a}, savesets{a}, auditLog{a}, machine{a}, storeDesk{a}}
 }
 
 // auditLog implements server.Audit.
@@ -70,58 +68,6 @@ func (m machine) System(context.Context) (api.System, error) {
 	fp := m.authority.Fingerprint()
 	return api.System{Name: host, Version: api.Version, API: api.APIVersion, StartedAt: m.started.UTC(), Time: m.opts.Now().UTC(),
 		CASHA256: hex.EncodeToString(fp[:]), SMS: m.smsAddress()}, err
-}
-
-// Store implements server.Machine.
-func (m machine) Store(ctx context.Context) (api.Store, error) {
-	out := api.Store{Name: storeName, Path: m.conf.StoreDir(), ActiveRuns: int64(m.jobs.Active())}
-	m.space(&out)
-	pools, err := m.catalog.Pools(ctx)
-	if err != nil {
-		return out, apiError(err)
-	}
-	for _, p := range pools {
-		out.LogicalBytes += p.Bytes
-	}
-	store, err := m.store.get()
-	if err != nil {
-		out.State, out.Reason = api.StoreLocked, err.Error()
-		return out, nil
-	}
-	stats := store.Stats()
-	domain := store.Domain()
-	out.Domain, out.Encrypted = domain.ID.String(), true // it was opened with a key file: a plain store does not take one
-	out.Savesets, out.Containers = int64(stats.Savesets), int64(stats.Containers)
-	out.StoredBytes, out.DamagedObjects = int64(stats.StoredBytes), stats.Damaged
-	out.ReserveBytes = reserve(int64(m.conf.Store.Reserve))
-	out.State, out.Reason = storeState(stats)
-	return out, nil
-}
-
-func reserve(configured int64) int64 {
-	if configured == 0 {
-		return dedup.DefaultReserve
-	}
-	return configured
-}
-
-// storeState is DOMAIN's "Store" rule 2, as far as this version can know: checks come later.
-func storeState(s dedup.Stats) (api.StoreState, string) {
-	switch {
-	case s.Free == 0:
-		return api.StoreUnwritable, "the disk is full up to the reserve"
-	case s.Damaged > 0:
-		return api.StoreRed, strconv.FormatInt(s.Damaged, 10) + " objects could not be read since the start"
-	}
-	return api.StoreGreen, ""
-}
-
-// space fills in what the store's file system has.
-func (m machine) space(out *api.Store) {
-	var st unix.Statfs_t
-	if unix.Statfs(m.conf.StoreDir(), &st) == nil { // without it the numbers stay 0
-		out.FreeBytes, out.CapacityBytes = int64(st.Bavail)*st.Bsize, int64(st.Blocks)*st.Bsize
-	}
 }
 
 // Mount implements server.Machine.

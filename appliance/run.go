@@ -19,6 +19,7 @@ import (
 	"coffer/appliance/config"
 	"coffer/appliance/ingest"
 	"coffer/appliance/jobs"
+	"coffer/appliance/maintenance"
 	"coffer/appliance/pki"
 )
 
@@ -72,6 +73,8 @@ type appliance struct {
 	store     *storeKeeper
 	agents    *ingest.Server
 	jobs      *jobs.Manager
+	upkeep    *maintenance.Manager
+	metrics   *metrics
 	mount     *mountKeeper
 
 	watchers watchers
@@ -92,6 +95,8 @@ func (a *appliance) open(ctx context.Context) (err error) {
 	clients := &clientDesk{appliance: a}
 	a.agents = ingest.NewServer(ingest.Options{Clients: clients, Enroller: clients, Logger: a.log, Version: api.Version, Now: a.opts.Now})
 	a.jobs = jobs.New(jobs.Options{Catalog: a.catalog, Store: a.store.forJobs, Agents: jobs.FromServer(a.agents), Logger: a.log, Now: a.opts.Now})
+	a.upkeep = a.newUpkeep()
+	a.metrics = newMetrics(a)
 	if err := a.takeIn(ctx); err != nil {
 		return err
 	}
@@ -126,6 +131,9 @@ func (a *appliance) takeIn(ctx context.Context) error {
 	if err := a.jobs.Recover(ctx); err != nil {
 		a.log.Error("runs of a killed appliance are not all ended", "error", err)
 	}
+	if err := a.upkeep.Recover(ctx); err != nil {
+		a.log.Error("maintenance of a killed appliance is not all ended", "error", err)
+	}
 	return nil
 }
 
@@ -136,6 +144,7 @@ func (a *appliance) serve(ctx context.Context) error {
 		return err
 	}
 	a.mount.restore(ctx)
+	a.upkeep.Start()
 	// The listeners outlive ctx: agents are told, and watchers see, how runs end.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -143,6 +152,7 @@ func (a *appliance) serve(ctx context.Context) error {
 	group.Go(func() error { return rest.Serve(failed, a.rest) })
 	group.Go(func() error { return a.agents.Serve(failed, a.sms, a.authority.SMSConfig()) })
 	group.Go(func() error { a.housekeep(failed); return nil })
+	group.Go(func() error { a.tellUpkeep(failed); return nil })
 	a.log.Info("appliance is up", "version", api.Version, "data", a.conf.Data, "rest", a.rest.Addr().String(), "sms", a.sms.Addr().String(),
 		"ca_sha256", a.authority.Fingerprint().String())
 	select {
@@ -163,7 +173,7 @@ func (a *appliance) serve(ctx context.Context) error {
 func (a *appliance) stopRuns() error {
 	ctx, done := context.WithTimeout(context.Background(), stopRuns)
 	defer done()
-	return a.jobs.Stop(ctx)
+	return errors.Join(a.jobs.Stop(ctx), a.upkeep.Stop(ctx))
 }
 
 // close gives back what open took, the last first.

@@ -11,6 +11,7 @@ import (
 	"coffer/api/server"
 	"coffer/appliance/catalog"
 	"coffer/appliance/jobs"
+	"coffer/appliance/maintenance"
 	"coffer/appliance/sms"
 )
 
@@ -99,28 +100,56 @@ func (r runs) Subscribe(ctx context.Context, f api.EventFilter) (<-chan api.Even
 			return nil, err
 		}
 	}
+	var fromRuns <-chan jobs.Event
+	var fromUpkeep <-chan maintenance.Event
 	out := make(chan api.Event)
 	if !r.watchers.add() {
 		return nil, api.Errorf(api.CodeShuttingDown, "the appliance is stopping")
 	}
-	in := r.jobs.Subscribe(ctx, f.Run)
-	// The goroutine ends when ctx does, or the channel that it reads; the stop waits for it.
+	ctx, cancel := context.WithCancel(ctx)
+	if f.Maintenance == "" {
+		fromRuns = r.jobs.Subscribe(ctx, f.Run)
+	}
+	if f.Run == "" {
+		fromUpkeep = r.upkeep.Subscribe(ctx, f.Maintenance)
+	}
+	// The goroutine ends when ctx does, or the channels that it reads; the stop waits for it.
 	go func() {
 		defer r.watchers.done()
 		defer close(out)
-		for e := range in {
-			converted, ok := r.event(ctx, e)
-			if !ok {
-				continue
-			}
-			select {
-			case out <- converted:
-			case <-ctx.Done():
-				return
-			}
-		}
+		defer cancel()
+		r.relay(ctx, fromRuns, fromUpkeep, out)
 	}()
 	return out, nil
+}
+
+// relay converts events until ctx ends or one of the channels does: a watcher of both that one has given up has missed
+// something. A nil channel is none.
+func (r runs) relay(ctx context.Context, fromRuns <-chan jobs.Event, fromUpkeep <-chan maintenance.Event, out chan<- api.Event) {
+	for {
+		var converted api.Event
+		tell := true
+		select {
+		case e, open := <-fromRuns:
+			if !open {
+				return
+			}
+			converted, tell = r.event(ctx, e)
+		case e, open := <-fromUpkeep:
+			if !open {
+				return
+			}
+			converted = maintenanceEvent(e)
+		}
+		if !tell {
+			continue
+		}
+		select {
+		case out <- converted:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // watchers counts those who follow events, so that a stop can wait until they were told how runs ended.

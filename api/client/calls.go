@@ -238,11 +238,6 @@ func (c *Client) Get(ctx context.Context, id, path, format string) (*Content, er
 	return out, nil
 }
 
-// Store returns the state of the store.
-func (c *Client) Store(ctx context.Context) (api.Store, error) {
-	return fetch[api.Store](ctx, c, "/store", nil)
-}
-
 // Mount returns the state of the mount of all savesets.
 func (c *Client) Mount(ctx context.Context) (api.Mount, error) {
 	return fetch[api.Mount](ctx, c, "/mount", nil)

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"io"
+	"net/http"
 
 	"coffer/api"
 )
@@ -24,6 +25,7 @@ type Backend interface {
 	Savesets
 	Audit
 	Machine
+	Store
 }
 
 // Accounts are users, their sessions and their API tokens.
@@ -142,14 +144,31 @@ type Audit interface {
 	AuditLog(ctx context.Context, f api.AuditFilter) (api.Page[api.AuditEntry], error)
 }
 
-// Machine is the appliance itself: its health, its store and the mount of all savesets.
+// Machine is the appliance itself, and the mount of all savesets.
 type Machine interface {
 	// System says what runs.
 	System(ctx context.Context) (api.System, error)
-	// Store returns the state of the store; it answers when the store is locked, too.
-	Store(ctx context.Context) (api.Store, error)
+	// Metrics serves the appliance's metrics in the formats of Prometheus.
+	Metrics() http.Handler
 	// Mount returns the state of the mount of all savesets.
 	Mount(ctx context.Context) (api.Mount, error)
 	// SetMount turns the mount on or off; either is a success when it is so already. CodeMountFailed.
 	SetMount(ctx context.Context, on bool) (api.Mount, error)
+}
+
+// Store is the deduplicating store and its maintenance.
+type Store interface {
+	// Store returns the state of the store; it answers when the store is locked, too.
+	Store(ctx context.Context) (api.Store, error)
+	// Damage returns the damage list with whom it harms.
+	Damage(ctx context.Context) (api.DamageReport, error)
+	// StartMaintenance queues a maintenance job and returns it. CodeBadRequest for options that do not go with the kind,
+	// CodeConflict while another job of the kind waits, CodeNotSupported where the appliance cannot do it.
+	StartMaintenance(ctx context.Context, r api.MaintenanceRequest) (api.Maintenance, error)
+	// MaintenanceJobs lists maintenance jobs, newest first.
+	MaintenanceJobs(ctx context.Context, f api.MaintenanceFilter) (api.Page[api.Maintenance], error)
+	// MaintenanceJob returns one as it is now. CodeNotFound.
+	MaintenanceJob(ctx context.Context, id string) (api.Maintenance, error)
+	// CancelMaintenance asks a job to stop and returns it as it is then. CodeConflict when it has ended.
+	CancelMaintenance(ctx context.Context, id string) (api.Maintenance, error)
 }

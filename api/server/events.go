@@ -46,7 +46,8 @@ type eventsInput struct {
 	Authorization string `header:"Authorization" hidden:"true"`
 }
 
-// watchAll streams changes of all runs and clients that the caller reaches, without the runs' notices.
+// watchAll streams changes of all runs and clients that the caller reaches, without the runs' notices, and of maintenance
+// for those who may see it.
 func (s *Server) watchAll(ctx context.Context, in *eventsInput) (*raw, error) {
 	caller := callerOf(ctx)
 	return &raw{func(c huma.Context) {
@@ -198,7 +199,8 @@ func (w *allWatch) alive() error { return w.out.comment("alive") }
 func (w *allWatch) event(_ context.Context, e api.Event) error {
 	switch {
 	case e.Type == api.EventRun && e.Run != nil && w.caller.Reaches(e.Run.Client),
-		e.Type == api.EventClient && e.Client != nil && w.caller.Reaches(e.Client.Name):
+		e.Type == api.EventClient && e.Client != nil && w.caller.Reaches(e.Client.Name),
+		e.Type == api.EventMaintenance && e.Maintenance != nil && !w.caller.User.Role.Limited():
 		return w.out.send(e)
 	}
 	return nil
@@ -255,6 +257,9 @@ func streamResponse(a huma.API, id string) *huma.Response {
 	case "openapi":
 		return &huma.Response{Description: "OpenAPI 3.1 document", Content: map[string]*huma.MediaType{
 			"application/openapi+json": {Schema: &huma.Schema{Type: huma.TypeObject}}}}
+	case "metrics":
+		return &huma.Response{Description: "Metrics in the text format of Prometheus", Content: map[string]*huma.MediaType{
+			"text/plain": {Schema: &huma.Schema{Type: huma.TypeString}}}}
 	case "saveset-get":
 		return &huma.Response{Description: "The file, or the tree as tar (POSIX, with extended attributes)",
 			Content: map[string]*huma.MediaType{"application/octet-stream": binary, "application/x-tar": binary}}

@@ -10,10 +10,6 @@ func (s *Server) system(ctx context.Context, _ *noInput) (*body[api.System], err
 	return bodyOf(s.backend.System(ctx))
 }
 
-func (s *Server) store(ctx context.Context, _ *noInput) (*body[api.Store], error) {
-	return bodyOf(s.backend.Store(ctx))
-}
-
 func (s *Server) mountStatus(ctx context.Context, _ *noInput) (*body[api.Mount], error) {
 	return bodyOf(s.backend.Mount(ctx))
 }

@@ -14,6 +14,7 @@ type operation struct {
 	id      string // operationId of the OpenAPI document
 	method  string
 	path    string     // below api.Prefix; {name} marks a parameter
+	root    bool       // path is a whole one
 	roles   []api.Role // who may; nil: no login needed
 	audit   string     // action in the audit log; "" for calls that change and reveal nothing worth it
 	early   bool       // allowed while the password must be changed
@@ -41,6 +42,7 @@ func operations() []operation {
 	return []operation{
 		{id: "openapi", method: get, path: "/openapi.json", roles: nobody, tag: "system", summary: "This document"},
 		{id: "system", method: get, path: "/system", roles: everyone, early: true, tag: "system", summary: "What runs, and since when"},
+		{id: "metrics", method: get, path: "/metrics", root: true, roles: operators, tag: "system", summary: "Metrics for Prometheus, which sends the API token of a user as bearer token"},
 
 		{id: "login", method: post, path: "/login", roles: nobody, audit: "login", tag: "accounts", summary: "Log in with a password"},
 		{id: "logout", method: post, path: "/logout", roles: everyone, early: true, audit: "logout", tag: "accounts", summary: "End the session"},
@@ -81,11 +83,25 @@ func operations() []operation {
 		{id: "saveset-ls", method: get, path: "/savesets/{id}/entries", roles: restorers, tag: "savesets", summary: "List a directory of a saveset"},
 		{id: "saveset-get", method: get, path: "/savesets/{id}/content", roles: restorers, audit: "saveset.get", streams: true, tag: "savesets", summary: "Download a file, or a tree as tar"},
 
-		{id: "store", method: get, path: "/store", roles: operators, tag: "machine", summary: "State of the store"},
+		{id: "store", method: get, path: "/store", roles: operators, tag: "store", summary: "State of the store"},
+		{id: "store-damage", method: get, path: "/store/damage", roles: operators, tag: "store", summary: "The damage list: what is damaged, which savesets and files it harms"},
+		{id: "store-maintenance-start", method: post, path: "/store/maintenance", roles: operators, audit: "store.maintenance", status: 202, tag: "store", summary: "Start maintenance of the store"},
+		{id: "store-maintenance-list", method: get, path: "/store/maintenance", roles: operators, tag: "store", summary: "List maintenance jobs, newest first"},
+		{id: "store-maintenance-show", method: get, path: "/store/maintenance/{id}", roles: operators, tag: "store", summary: "Show a maintenance job"},
+		{id: "store-maintenance-watch", method: get, path: "/store/maintenance/{id}/events", roles: operators, streams: true, tag: "store", summary: "Follow a maintenance job until it ends"},
+		{id: "store-maintenance-cancel", method: post, path: "/store/maintenance/{id}/cancel", roles: operators, audit: "store.maintenance.cancel", status: 202, tag: "store", summary: "Ask a maintenance job to stop"},
 		{id: "mount-status", method: get, path: "/mount", roles: operators, tag: "machine", summary: "State of the mount of all savesets"},
 		{id: "mount-set", method: put, path: "/mount", roles: operators, audit: "mount", tag: "machine", summary: "Turn the mount of all savesets on or off"},
 		{id: "audit-list", method: get, path: "/audit", roles: operators, tag: "machine", summary: "The audit log, newest first"},
 	}
+}
+
+// route is the whole path.
+func (o operation) route() string {
+	if o.root {
+		return o.path
+	}
+	return api.Prefix + o.path
 }
 
 // allows reports whether the role may use the operation.

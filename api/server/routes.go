@@ -10,6 +10,7 @@ import (
 func (s *Server) routes() {
 	handle(s, "openapi", s.openapi)
 	handle(s, "system", s.system)
+	handle(s, "metrics", s.metrics)
 
 	handle(s, "login", s.login)
 	handle(s, "logout", s.logout)
@@ -51,6 +52,12 @@ func (s *Server) routes() {
 	handle(s, "saveset-get", s.getContent)
 
 	handle(s, "store", s.store)
+	handle(s, "store-damage", s.damage)
+	handle(s, "store-maintenance-start", s.startMaintenance)
+	handle(s, "store-maintenance-list", s.listMaintenance)
+	handle(s, "store-maintenance-show", s.showMaintenance)
+	handle(s, "store-maintenance-watch", s.watchMaintenance)
+	handle(s, "store-maintenance-cancel", s.cancelMaintenance)
 	handle(s, "mount-status", s.mountStatus)
 	handle(s, "mount-set", s.setMount)
 	handle(s, "audit-list", s.listAudit)

@@ -161,14 +161,14 @@ func handle[I, O any](s *Server, id string, h func(context.Context, *I) (*O, err
 	}
 	s.handled[id] = true
 	doc := huma.Operation{
-		OperationID: op.id, Method: op.method, Path: api.Prefix + op.path, DefaultStatus: op.status,
+		OperationID: op.id, Method: op.method, Path: op.route(), DefaultStatus: op.status,
 		Summary: op.summary, Description: op.describe(), Tags: []string{op.tag}, MaxBodyBytes: api.MaxBody, BodyReadTimeout: readTimeout,
 		Responses: map[string]*huma.Response{"default": s.errorResponse()},
 	}
 	if op.roles != nil {
 		doc.Security = []map[string][]string{{"bearer": {}}}
 	}
-	if op.streams || op.id == "openapi" {
+	if op.streams || op.id == "openapi" || op.id == "metrics" {
 		doc.Responses["200"] = streamResponse(s.api, op.id)
 	}
 	huma.Register(s.api, doc, func(ctx context.Context, in *I) (*O, error) {

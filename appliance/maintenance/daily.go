@@ -173,7 +173,11 @@ func (m *Manager) steps() []Request {
 		add(Purge, Settings{})
 	}
 	add(GC, Settings{})
-	add(Check, Settings{Share: m.opts.Config.Share})
+	if share := m.opts.Config.Share; share > 0 {
+		add(Check, Settings{Share: share})
+	} else {
+		add(Check, Settings{Half: ObjectsHalf})
+	}
 	add(Usage, Settings{})
 	return out
 }

@@ -53,7 +53,7 @@ type Options struct {
 // Config is what the appliance's configuration says of maintenance. Zero fields: see each.
 type Config struct {
 	Start   TimeOfDay     // of the daily maintenance, NEWDAY; Never: none
-	Share   float64       // of all containers that a daily check reads; 0: all
+	Share   float64       // of all containers that a daily check reads; 0: none, references only
 	Overdue time.Duration // age of the last complete check from which it is overdue; 0: never
 	Sparse  float64       // as dedup.CollectOptions
 	Budget  time.Duration // likewise
@@ -102,8 +102,9 @@ type Manager struct {
 	wg      sync.WaitGroup
 	wake    chan struct{} // a job was queued
 
-	mu       sync.Mutex // guards the four below
-	live     []*job     // the active one first, then the queue
+	mu       sync.Mutex // guards the five below
+	totals   Totals
+	live     []*job // the active one first, then the queue
 	active   *job
 	stopping bool
 	next     time.Time // of the daily maintenance; zero: none
@@ -377,6 +378,36 @@ func (m *Manager) Cancel(ctx context.Context, id, user string) (Info, error) {
 	}
 	m.cancel(j, "cancelled by "+user)
 	return j.snapshot(), nil
+}
+
+// Totals are sums over the jobs that ended since New.
+type Totals struct {
+	Freed, Copied int64 // bytes: collections
+	Checked       int64 // bytes: checks
+	Found         int64 // damaged places: checks
+	Healed        int64 // chunks: repairs
+}
+
+// Totals returns what the jobs so far brought.
+func (m *Manager) Totals() Totals {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.totals
+}
+
+func (m *Manager) count(r Report) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := &m.totals
+	if r.GC != nil {
+		t.Freed, t.Copied = t.Freed+r.GC.FreedBytes, t.Copied+r.GC.CopiedBytes
+	}
+	if r.Check != nil {
+		t.Checked, t.Found = t.Checked+r.Check.Bytes, t.Found+int64(r.Check.Found)
+	}
+	if r.Repair != nil {
+		t.Healed += int64(r.Repair.Local + r.Repair.Salvaged + r.Repair.Fetched)
+	}
 }
 
 // Next is when the daily maintenance starts next; zero when it is off.

@@ -186,6 +186,7 @@ func (m *Manager) finish(j *job, e ending) {
 	}
 	m.log.Log(m.ctx, level, "maintenance ended", "job", now.ID, "kind", now.Kind, "state", now.State, "reason", now.Reason,
 		"seconds", now.Ended.Sub(now.Queued).Seconds())
+	m.count(now.Report)
 	m.keep(now)
 	m.publish(EventState, now)
 }

@@ -42,6 +42,10 @@ type Backend struct {
 	Fail error
 	// Restores are the requests that StartRestore took.
 	Restores []api.RestoreRequest
+	// Damaged is what Damage returns.
+	Damaged api.DamageReport
+
+	maintenance []api.Maintenance // oldest first
 }
 
 type account struct {
@@ -61,7 +65,7 @@ var _ server.Backend = (*Backend)(nil)
 func New() *Backend {
 	b := &Backend{users: map[string]*account{}, tokens: map[string]*token{}, clients: map[string]api.Client{}, tasks: map[string]api.Task{},
 		notices: map[string][]api.Notice{}, subs: map[chan api.Event]api.EventFilter{}, tree: sampleTree(),
-		mount: api.Mount{Path: "/var/lib/coffer/mnt"}}
+		mount: api.Mount{Path: "/var/lib/coffer/mnt"}, maintenance: sampleMaintenance()}
 	b.user("root", api.RoleSuperuser)
 	b.user("adam", api.RoleAdmin)
 	b.user("olga", api.RoleOperator)
@@ -296,12 +300,6 @@ func cut[T any](p api.Page[T], limit int, id func(T) string) api.Page[T] {
 // System says what runs.
 func (b *Backend) System(context.Context) (api.System, error) {
 	return api.System{Name: "backup1", Version: "1.0.0", API: api.APIVersion, StartedAt: Epoch, Time: Epoch.Add(time.Hour), CASHA256: strings.Repeat("AB", 32), SMS: "backup1:11301"}, nil
-}
-
-// Store is the state of a store that does not exist.
-func (b *Backend) Store(context.Context) (api.Store, error) {
-	return api.Store{Name: "default", State: api.StoreGreen, Path: "/var/lib/coffer/store", Domain: "0102030405060708", Encrypted: true, Savesets: 3, Containers: 12, Chunks: 4321,
-		LogicalBytes: 156 << 20, StoredBytes: 39 << 20, FreeBytes: 800 << 30, CapacityBytes: 1 << 40, ReserveBytes: 1 << 30}, nil
 }
 
 // Mount returns the state of the mount.

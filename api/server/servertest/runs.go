@@ -192,7 +192,8 @@ func (b *Backend) Note(id string, n api.Notice) {
 func (b *Backend) publish(e api.Event) {
 	e.Time = Epoch
 	for ch, f := range b.subs {
-		if f.Run != "" && f.Run != e.RunID && (e.Run == nil || e.Run.ID != f.Run) {
+		if f.Run != "" && f.Run != e.RunID && (e.Run == nil || e.Run.ID != f.Run) ||
+			f.Maintenance != "" && (e.Maintenance == nil || e.Maintenance.ID != f.Maintenance) {
 			continue
 		}
 		select {
