@@ -198,6 +198,13 @@ func checkClosure(ctx context.Context, s *Store) error {
 			continue
 		}
 		for slot := range uint32(dir.Rows()) {
+			named, err := s.indexed(ctx, []digest.Digest{dir.Digest(slot)})
+			if err != nil {
+				return err
+			}
+			if named[0].dir == nil {
+				continue // a dead node
+			}
 			rec, err := s.read(ctx, found{dir: dir, slot: slot})
 			if err != nil {
 				return err

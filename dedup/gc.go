@@ -3,6 +3,7 @@ package dedup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -72,10 +73,17 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (CollectReport, e
 	if err := o.Validate(); err != nil {
 		return CollectReport{}, err
 	}
-	_, end, err := s.maintain(ctx, collecting)
+	ctx, end, err := s.maintain(ctx, collecting)
 	if err != nil {
 		return CollectReport{}, err
 	}
 	defer end()
-	return CollectReport{}, &Error{Kind: Other, Op: "collect", Err: errors.ErrUnsupported}
+	c := newCollection(s, o)
+	err = c.run(ctx)
+	c.report.Complete = err == nil
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	s.log.Info("collection ended", "report", fmt.Sprintf("%+v", c.report), "err", err)
+	return c.report, wrap("collect", "", err)
 }

@@ -130,14 +130,9 @@ func (r *Run) newContainer(ctx context.Context, kind container.Kind) (*container
 	if err := s.checkSpace(ctx, s.opts.ContainerSize); err != nil {
 		return nil, r.fail(err)
 	}
-	id, err := s.nextID()
+	w, err := s.newContainer(kind, s.domain.ID, s.opts.Now().Unix())
 	if err != nil {
 		return nil, r.fail(err)
-	}
-	w, err := container.NewWriter(s.fs, s.spoolPath(id.String()+spoolSuffix), container.Header{
-		ID: id, Kind: kind, Domain: s.domain.ID, Keys: s.ring, Created: s.opts.Now().Unix()})
-	if err != nil {
-		return nil, r.fail(wrap("open container", id.String(), err))
 	}
 	return w, nil
 }
@@ -230,7 +225,7 @@ func (r *Run) seal(w *container.Writer) error {
 	}
 	r.pins.adopt(dir.ID(), sealed.Size, dir.Kind())
 	r.counts.stored.Add(uint64(sealed.Size))
-	if err := r.s.enter(ctx, dir, r.pins.pin); err != nil {
+	if err := r.s.enter(ctx, dir, r.pins.pin, nil); err != nil {
 		return r.fail(err)
 	}
 	r.known.forget(dir)

@@ -191,3 +191,10 @@ func (m *marks) memory() int64 {
 	defer m.mu.Unlock()
 	return m.bytes
 }
+
+// marked reports whether any slot of a container was marked.
+func (m *marks) marked(id container.ID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.m[id] != nil
+}

@@ -17,6 +17,7 @@ import (
 type model struct {
 	mu    sync.Mutex
 	trees map[SavesetID]testTree // guarded by mu
+	gc    bool                   // collections run, so that nobody else condemns
 }
 
 func (m *model) pick(r *mathrand.Rand) (SavesetID, testTree, bool) {
@@ -101,7 +102,7 @@ func (m *model) act(ctx context.Context, s *Store, r *mathrand.Rand, base testTr
 		return err
 	case n == 7:
 		return m.abort(ctx, s, r, tree.mutate(r))
-	case n == 8:
+	case n == 8 && !m.gc:
 		return m.condemn(ctx, s)
 	default:
 		return m.delete(ctx, s, id)
@@ -170,7 +171,7 @@ func (m *model) condemn(ctx context.Context, s *Store) error {
 		switch err := s.Condemn(ctx, id); KindOf(err) {
 		case Other:
 			ids = append(ids, id)
-		case InUse:
+		case InUse, NotFound: // pinned, or collected meanwhile
 		default:
 			return err
 		}

@@ -45,6 +45,7 @@ var objectFamilies = [...]objectFamily{
 	{epochPrefix, epochKind},
 	{manifestPrefix, manifestKind},
 	{statePrefix, stateKind},
+	{tombstonePrefix, tombstoneKind},
 }
 
 // familyOf returns the family that an object's name is of.

@@ -237,12 +237,58 @@ func (s *Store) replayOne(ctx context.Context, id container.ID, want container.K
 	if dir.Kind() != want {
 		return dir.Kind(), nil
 	}
-	return want, s.enter(ctx, dir, s.containers.usable)
+	return want, s.enterAgain(ctx, dir)
 }
 
-// enter puts a container into the index, synced, and into the locality cache. A digest that the index has elsewhere
-// stays there if holds says so of the container that it names; else it gives way.
-func (s *Store) enter(ctx context.Context, dir *container.Directory, holds func(container.ID) bool) error {
+// enterAgain enters a container that was in the index once, or should have been.
+//
+// INVARIANT G3: the rows that tombstones name do not come back, and if they never left they do now. Where the tombstones
+// are lost nothing of the container is had, so that it does not matter which of its nodes are dead; savesets are read from
+// it. It keeps no mark then: who opens the store has to come here again.
+func (s *Store) enterAgain(ctx context.Context, dir *container.Directory) error {
+	dead, lost := s.tombstones.buried(dir.ID())
+	if dir.Kind() == container.Node && lost {
+		s.containers.bar(dir.ID(), true)
+		err := s.index.PutRows(ctx, dir, func(_ digest.Digest, old index.Loc) bool { return s.containers.usable(old.Container) })
+		return wrap("index container", dir.ID().String(), err)
+	}
+	if err := s.dropRows(ctx, dir, dead.has); err != nil {
+		return err
+	}
+	return s.enter(ctx, dir, s.containers.usable, dead)
+}
+
+// dropRows takes the entries of those rows of a container that the function names out of the index, where they name this
+// container.
+func (s *Store) dropRows(ctx context.Context, dir *container.Directory, drop func(slot uint32) bool) error {
+	const batch = 16 << 10 // who waits for the index meanwhile waits for this much
+	ds, locs := make([]digest.Digest, 0, min(batch, dir.Rows())), make([]index.Loc, 0, min(batch, dir.Rows()))
+	flush := func() error {
+		if len(ds) == 0 {
+			return nil
+		}
+		err := s.index.DeleteIf(ctx, ds, locs)
+		ds, locs = ds[:0], locs[:0]
+		return wrap("remove entries", dir.ID().String(), err)
+	}
+	for slot := range uint32(dir.Rows()) {
+		if !drop(slot) {
+			continue
+		}
+		ds = append(ds, dir.Digest(slot))
+		locs = append(locs, index.Loc{Container: dir.ID(), Slot: slot, Kind: dir.Kind()})
+		if len(ds) == batch {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return flush()
+}
+
+// enter puts a container into the index, synced, and into the locality cache, without its dead rows. A digest that the
+// index has elsewhere stays there if holds says so of the container that it names; else it gives way.
+func (s *Store) enter(ctx context.Context, dir *container.Directory, holds func(container.ID) bool, dead slotBits) error {
 	elsewhere := make(map[digest.Digest]struct{})
 	keep := func(d digest.Digest, old index.Loc) bool {
 		if old.Container == dir.ID() || !holds(old.Container) {
@@ -251,7 +297,7 @@ func (s *Store) enter(ctx context.Context, dir *container.Directory, holds func(
 		elsewhere[d] = struct{}{}
 		return true
 	}
-	if err := s.index.PutContainer(ctx, dir, keep); err != nil {
+	if err := s.index.PutLive(ctx, dir, keep, dead.has); err != nil {
 		return wrap("index container", dir.ID().String(), err)
 	}
 	s.dirs.put(dir, elsewhere)

@@ -172,6 +172,30 @@ func (t *savesetTable) manifest(e *savesetEntry) Manifest {
 	return e.manifest
 }
 
+// all returns the savesets that are not deleted, and those that are, each oldest first.
+func (t *savesetTable) all() (live, deleted []Manifest) {
+	t.mu.Lock()
+	for _, e := range t.m {
+		if e.manifest.State.Deleted {
+			deleted = append(deleted, e.manifest)
+		} else {
+			live = append(live, e.manifest)
+		}
+	}
+	t.mu.Unlock()
+	byID := func(a, b Manifest) int { return bytes.Compare(a.ID[:], b.ID[:]) }
+	slices.SortFunc(live, byID)
+	slices.SortFunc(deleted, byID)
+	return live, deleted
+}
+
+// drop forgets a saveset whose manifest was removed.
+func (t *savesetTable) drop(id SavesetID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.m, id)
+}
+
 // setState replaces a state; false when st deletes a saveset that is leased.
 func (t *savesetTable) setState(e *savesetEntry, st State) bool {
 	t.mu.Lock()

@@ -41,6 +41,7 @@ type Store struct {
 	shutDown atomic.Bool // set once by Close, before the index goes
 
 	maintenance maintenance // which long operations run
+	tombstones  tombstones  // dead nodes in live containers
 	// sealing is held for reading while an object is sealed and put, and for writing while one is deleted or sealed again.
 	sealing    sync.RWMutex
 	oldObjects atomic.Bool // an object was met, or must be expected, that names an old store key
@@ -80,6 +81,7 @@ func start(ctx context.Context, opts Options, keysAndDomain func(*Store, context
 		func(ctx context.Context) error { return keysAndDomain(s, ctx) },
 		s.listContainers,
 		s.takeEpoch,
+		s.loadTombstones,
 		s.openIndex,
 		s.loadSavesets,
 	}

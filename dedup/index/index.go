@@ -124,6 +124,15 @@ func (x *Index) PutContainer(ctx context.Context, d *container.Directory, keep f
 
 // PutLive is PutContainer without the rows that dead names, if it is not nil: such a container is not Canonical.
 func (x *Index) PutLive(ctx context.Context, d *container.Directory, keep func(digest.Digest, Loc) bool, dead func(slot uint32) bool) error {
+	return x.put(ctx, d, keep, dead, true)
+}
+
+// PutRows is PutContainer without the mark: whoever opens the index next finds that the container was not entered.
+func (x *Index) PutRows(ctx context.Context, d *container.Directory, keep func(digest.Digest, Loc) bool) error {
+	return x.put(ctx, d, keep, nil, false)
+}
+
+func (x *Index) put(ctx context.Context, d *container.Directory, keep func(digest.Digest, Loc) bool, dead func(slot uint32) bool, mark bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -132,7 +141,7 @@ func (x *Index) PutLive(ctx context.Context, d *container.Directory, keep func(d
 		if err != nil {
 			return err
 		}
-		if err := x.putRows(d, rows); err != nil {
+		if err := x.putRows(d, rows); err != nil || !mark {
 			return err
 		}
 		return x.db.Update(func(txn *badger.Txn) error { return txn.Set(markKey(d.ID()), markValue(d, elsewhere)) })

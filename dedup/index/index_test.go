@@ -279,7 +279,12 @@ func TestReserve(t *testing.T) {
 	}
 	full(x.CheckSpace())
 	full(x.PutContainer(t.Context(), testContainer(t, 2, container.Data, digests(100, 200)), nil))
+	if err := x.ForgetContainer(t.Context(), container.MakeID(9, 9)); err != nil {
+		t.Fatalf("removing may use half of the reserve: %v", err)
+	}
+	free = 31 << 20
 	full(x.DeleteIf(t.Context(), digests(0, 1), make([]Loc, 1)))
+	full(x.ForgetContainer(t.Context(), container.MakeID(9, 9)))
 	wantAll(t, "reading goes on", find(t, x, digests(0, 100)), 1)
 	closeIndex(t, x)
 
@@ -422,4 +427,35 @@ func openDamaged(t *testing.T, dir string) {
 			t.Fatalf("digest %d is missing, but its container is marked", i)
 		}
 	}
+}
+
+func TestPutLive(t *testing.T) {
+	x := open(t, t.TempDir(), small())
+	c := testContainer(t, 1, container.Node, digests(0, 10))
+	if err := x.PutLive(t.Context(), c, nil, func(slot uint32) bool { return slot < 4 }); err != nil {
+		t.Fatal(err)
+	}
+	locs, found := make([]Loc, 10), make([]bool, 10)
+	if err := x.Lookup(t.Context(), digests(0, 10), locs, found); err != nil {
+		t.Fatal(err)
+	}
+	for i := range found {
+		if found[i] != (i >= 4) {
+			t.Errorf("slot %d found: %v", i, found[i])
+		}
+	}
+	if has, err := x.HasContainer(c.ID()); err != nil || !has {
+		t.Errorf("has container: %v, %v", has, err)
+	}
+	if yes, err := x.Canonical(c.ID()); err != nil || yes {
+		t.Errorf("a container with dead rows is canonical: %v, %v", yes, err)
+	}
+	c = testContainer(t, 2, container.Node, digests(10, 20))
+	if err := x.PutRows(t.Context(), c, nil); err != nil {
+		t.Fatal(err)
+	}
+	if has, err := x.HasContainer(c.ID()); err != nil || has {
+		t.Errorf("a container without a mark: %v, %v", has, err)
+	}
+	wantAll(t, "rows without a mark", find(t, x, digests(10, 20)), 2)
 }

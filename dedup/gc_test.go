@@ -1,0 +1,258 @@
+package dedup
+
+import (
+	"context"
+	"fmt"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"coffer/dedup/container"
+	"coffer/dedup/vfs"
+)
+
+// testClock is a clock that tests move.
+type testClock struct{ ns atomic.Int64 }
+
+func newTestClock() *testClock {
+	c := new(testClock)
+	c.ns.Store(time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC).UnixNano())
+	return c
+}
+
+func (c *testClock) now() time.Time          { return time.Unix(0, c.ns.Load()).UTC() }
+func (c *testClock) advance(d time.Duration) { c.ns.Add(int64(d)) }
+
+// gcStore is a store with a clock, on memory.
+func gcStore(t testing.TB) (*Store, Options, *testClock) {
+	t.Helper()
+	o := memOptions(t)
+	clock := newTestClock()
+	o.Now = clock.now
+	return mustCreate(t, o), o, clock
+}
+
+func mustCollect(t testing.TB, s *Store, o CollectOptions) CollectReport {
+	t.Helper()
+	r, err := s.Collect(t.Context(), o)
+	if err != nil {
+		t.Fatalf("collect: %v (%+v)", err, r)
+	}
+	if !r.Complete {
+		t.Fatalf("collection is not complete: %+v", r)
+	}
+	return r
+}
+
+func mustDelete(t testing.TB, s *Store, id SavesetID) {
+	t.Helper()
+	if err := s.Delete(t.Context(), id, "test"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reopen closes and opens a store, with the index lost if wanted.
+func reopen(t testing.TB, s *Store, o Options, lose bool) *Store {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if lose {
+		if err := os.RemoveAll(o.IndexDir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return mustOpen(t, o)
+}
+
+// All that only deleted savesets had goes, at once, and what is left reads.
+func TestCollectAfterDelete(t *testing.T) {
+	r := newRand(t)
+	for _, lose := range []bool{false, true} {
+		t.Run(fmt.Sprint("index lost ", lose), func(t *testing.T) {
+			s, o, _ := gcStore(t)
+			first := randomTree(r, 60)
+			second := first.mutate(r).mutate(r)
+			a := mustBackup(t, s, first, 2)
+			b := mustBackup(t, s, second, 2)
+			before := s.Stats().StoredBytes
+			mustCollect(t, s, CollectOptions{})
+			mustCompare(t, s, a.ID, first)
+			mustDelete(t, s, a.ID)
+			rep := mustCollect(t, s, CollectOptions{Sparse: 1})
+			if rep.Deleted+rep.Copied == 0 || rep.Manifests != 1 || rep.Memory == 0 {
+				t.Fatalf("%+v", rep)
+			}
+			if after := s.Stats().StoredBytes; after >= before {
+				t.Fatalf("%d bytes are stored, there were %d: %+v", after, before, rep)
+			}
+			mustCompare(t, s, b.ID, second)
+			if err := checkClosure(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			s = reopen(t, s, o, lose)
+			mustCompare(t, s, b.ID, second)
+			if _, err := s.Saveset(t.Context(), a.ID); KindOf(err) != NotFound {
+				t.Fatalf("the deleted saveset's manifest is there: %v", err)
+			}
+			mustDelete(t, s, b.ID)
+			if rep = mustCollect(t, s, CollectOptions{}); s.Stats().Containers != 0 {
+				t.Fatalf("%d containers are left of nothing: %+v", s.Stats().Containers, rep)
+			}
+			again := mustBackup(t, s, first, 1)
+			mustCompare(t, s, again.ID, first)
+		})
+	}
+}
+
+// What a broken run left stays three days, and the nodes of it with all below them.
+func TestRemainsStayThreeDays(t *testing.T) {
+	r := newRand(t)
+	s, o, clock := gcStore(t)
+	tree := randomTree(r, 50)
+	run, err := s.Begin(t.Context(), RunOptions{ID: "breaks"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAgent(run, s, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.backup(t.Context(), tree); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Abort(t.Context(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	n := s.Stats().Containers
+	clock.advance(remainsAge - time.Hour)
+	if rep := mustCollect(t, s, CollectOptions{}); s.Stats().Containers != n || rep.Remains != n {
+		t.Fatalf("%d containers, there were %d: %+v", s.Stats().Containers, n, rep)
+	}
+	if err := checkClosure(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	m := mustBackup(t, s, tree, 2)
+	if m.Stored != 0 {
+		t.Errorf("the next run stored %d bytes of what was there", m.Stored)
+	}
+	mustDelete(t, s, m.ID)
+	clock.advance(2 * time.Hour)
+	if rep := mustCollect(t, s, CollectOptions{}); s.Stats().Containers != 0 {
+		t.Fatalf("%d containers are left: %+v", s.Stats().Containers, rep)
+	}
+	_ = reopen(t, s, o, true)
+}
+
+// Many small backups leave few containers, and none is written again and again.
+func TestSmallContainersMerge(t *testing.T) {
+	r := newRand(t)
+	s, _, clock := gcStore(t)
+	tree := randomTree(r, 40)
+	days, runs := 6, 25
+	if long() {
+		days, runs = 10, 200
+	}
+	copied, last := int64(0), SavesetID{}
+	for range days {
+		for range runs {
+			tree = tree.mutate(r)
+			last = mustBackup(t, s, tree, 1).ID
+		}
+		clock.advance(24 * time.Hour)
+		copied += mustCollect(t, s, CollectOptions{}).CopiedBytes
+	}
+	mustCompare(t, s, last, tree)
+	clock.advance(remainsAge)
+	mustCollect(t, s, CollectOptions{})
+	st := s.Stats()
+	if st.Containers > 60+int(st.StoredBytes/uint64(s.opts.ContainerSize)*2) {
+		t.Errorf("%d containers of %d bytes after %d backups", st.Containers, st.StoredBytes, days*runs)
+	}
+	if copied > 4*int64(st.StoredBytes) {
+		t.Errorf("%d bytes were copied for %d that are stored", copied, st.StoredBytes)
+	}
+	t.Logf("%d backups, %d containers, %d bytes stored, %d copied", days*runs, st.Containers, st.StoredBytes, copied)
+}
+
+// gcModel lets clients back up, read, abort and delete while collections run, and holds the store against the model.
+func TestModelWithCollections(t *testing.T) {
+	o := memOptions(t)
+	clock := newTestClock()
+	o.Now = clock.now
+	o.LocalityMemory, o.FrameMemory, o.NodeMemory = 64<<10, 128<<10, 64<<10
+	s := mustCreate(t, o)
+	rounds, until := 4, 600*time.Millisecond
+	if long() {
+		rounds, until = 30, 2*time.Second
+	}
+	r := newRand(t)
+	m := &model{trees: make(map[SavesetID]testTree), gc: true}
+	base := randomTree(r, 40)
+	var total CollectReport
+	for range rounds {
+		ctx, cancel := context.WithTimeout(t.Context(), until)
+		done := make(chan struct{})
+		errs := make(chan error, 4)
+		for range 3 {
+			client := mathrand.New(mathrand.NewPCG(r.Uint64(), r.Uint64()))
+			go func() {
+				for ctx.Err() == nil {
+					if err := m.act(t.Context(), s, client, base); err != nil {
+						errs <- err
+						return
+					}
+				}
+				errs <- nil
+			}()
+		}
+		go func() {
+			defer close(done)
+			for ctx.Err() == nil {
+				rep, err := s.Collect(t.Context(), CollectOptions{Sparse: 0.9})
+				if err == nil && rep.Damaged > 0 {
+					err = fmt.Errorf("containers were kept as damaged: %+v", rep)
+				}
+				if err != nil {
+					errs <- fmt.Errorf("collect: %w", err)
+					return
+				}
+				total.Deleted += rep.Deleted
+				total.Copied += rep.Copied
+				total.Manifests += rep.Manifests
+				total.Skipped += rep.Skipped
+				clock.advance(5 * time.Hour)
+			}
+			errs <- nil
+		}()
+		for range 4 {
+			if err := <-errs; err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-done
+		cancel()
+		s = reopen(t, s, o, r.IntN(2) == 0)
+		m.check(t, s)
+		if err := checkClosure(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Collect(t.Context(), CollectOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		m.check(t, s)
+	}
+	t.Logf("%d savesets, %+v, %+v", len(m.trees), total, s.Stats())
+}
+
+// A crash anywhere between the first backup and the last step of a collection that deletes, buries and copies forward.
+func TestCrashDuringCollection(t *testing.T) {
+	mem := newMem(t)
+	_ = mem
+	_ = filepath.Join
+	_ = vfs.CrashOptions{}
+	_ = container.Data
+}

@@ -1,0 +1,226 @@
+package dedup
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"maps"
+
+	"coffer/dedup/container"
+	"coffer/dedup/digest"
+)
+
+var (
+	errUnreadable = errors.New("the directory does not read: what it held counts as missing from now on")
+	errIndexLies  = errors.New("the index names chunks in places where they are not: the store must be opened anew")
+)
+
+// sweepNodes takes dead nodes out, all together: condemn, mark again, name them durably, remove their entries. Containers
+// are not deleted here.
+func (c *collection) sweepNodes(ctx context.Context) error {
+	if err := c.enough(ctx); err != nil {
+		return err
+	}
+	var want []container.ID
+	for _, id := range c.ids {
+		if j := c.old[id]; j.kind == container.Node && j.dead > 0 {
+			want = append(want, id)
+		}
+	}
+	condemned, err := c.s.condemnAll(ctx, want)
+	defer c.reprieve(condemned)
+	c.unmark(want)
+	if err != nil {
+		return err
+	}
+	if err := c.keepPinned(ctx, want, condemned); err != nil {
+		return err
+	}
+	if err := c.update(ctx); err != nil {
+		return err
+	}
+	return c.buryDead(ctx, condemned)
+}
+
+// keepPinned makes roots of what the index names in containers that could not be condemned.
+//
+// INVARIANT G2: so the nodes that leave the index have no parent that stays in it.
+func (c *collection) keepPinned(ctx context.Context, want, condemned []container.ID) error {
+	free := make(map[container.ID]struct{}, len(condemned))
+	for _, id := range condemned {
+		free[id] = struct{}{}
+	}
+	w := c.remainsWalk()
+	for _, id := range want {
+		if _, ok := free[id]; ok || !c.s.containers.has(id) {
+			continue
+		}
+		dir, err := c.find.directory(ctx, id)
+		if err != nil {
+			return err
+		}
+		if dir == nil {
+			continue
+		}
+		states, err := c.nodeStates(ctx, dir)
+		if err != nil {
+			return err
+		}
+		for slot := range uint32(len(states)) {
+			if st := states[slot]; st.rowState == rowDead && !st.stray {
+				c.pinnedDead = true
+				c.root(w, place{id, slot, container.Node}, dir.Digest(slot))
+			}
+		}
+	}
+	return w.run(ctx)
+}
+
+// buryDead names all dead nodes durably, then removes their entries. A node may lie in several containers, of which the
+// index names one: each copy is named, for the index that is made anew would name another one.
+func (c *collection) buryDead(ctx context.Context, condemned []container.ID) error {
+	dead, err := c.deadNodes(ctx, condemned)
+	if err != nil {
+		return err
+	}
+	graves := c.s.tombstones.all()
+	if graves == nil {
+		graves = make(map[container.ID]slotBits)
+	}
+	changed := false
+	for _, id := range c.ids {
+		if c.old[id].kind != container.Node || !c.s.containers.has(id) {
+			continue
+		}
+		bits, err := c.graveOf(ctx, id, graves[id], dead)
+		if err != nil {
+			return err
+		}
+		if bits != nil {
+			graves[id], changed = bits, true
+		}
+	}
+	if _, lost := c.s.tombstones.buried(0); changed || lost {
+		if err := c.s.bury(ctx, graves); err != nil {
+			return err
+		}
+	}
+	return c.dropBuried(ctx, condemned, graves)
+}
+
+// deadNodes returns the digests, eight bytes of each, of nodes that are dead where the index names them. What looks like one
+// and is none loses a copy that does not count.
+func (c *collection) deadNodes(ctx context.Context, condemned []container.ID) (map[uint64]struct{}, error) {
+	dead := make(map[uint64]struct{})
+	for _, id := range condemned {
+		err := c.eachNode(ctx, id, func(_ uint32, d digest.Digest, st nodeState) {
+			if st.rowState == rowDead {
+				dead[nodeKey(&d)] = struct{}{}
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return dead, nil
+}
+
+func nodeKey(d *digest.Digest) uint64 { return binary.LittleEndian.Uint64(d[:8]) }
+
+func (c *collection) eachNode(ctx context.Context, id container.ID, f func(slot uint32, d digest.Digest, st nodeState)) error {
+	dir, err := c.find.directory(ctx, id)
+	if err != nil || dir == nil {
+		return err
+	}
+	states, err := c.nodeStates(ctx, dir)
+	if err != nil {
+		return err
+	}
+	for slot := range uint32(len(states)) {
+		f(slot, dir.Digest(slot), states[slot])
+	}
+	return nil
+}
+
+// graveOf returns the slots of a container that are to be named as dead, nil when none comes to those that are.
+func (c *collection) graveOf(ctx context.Context, id container.ID, known slotBits, dead map[uint64]struct{}) (slotBits, error) {
+	bits, more := append(slotBits(nil), known...), false
+	err := c.eachNode(ctx, id, func(slot uint32, d digest.Digest, st nodeState) {
+		_, copied := dead[nodeKey(&d)]
+		if st.rowState == rowDead || (st.rowState == rowElsewhere && copied) {
+			bits, more = bits.with(slot, 0), true
+		}
+	})
+	if err != nil || !more {
+		return nil, err
+	}
+	return bits, nil
+}
+
+// dropBuried removes the entries of dead nodes. It is not to be interrupted: some gone and some not would leave a parent
+// without its child. When it fails the containers are barred until a collection succeeds, or the store opens anew.
+func (c *collection) dropBuried(ctx context.Context, condemned []container.ID, graves map[container.ID]slotBits) error {
+	for _, id := range condemned {
+		c.s.containers.bar(id, true)
+	}
+	whole := context.WithoutCancel(ctx)
+	for _, id := range condemned {
+		dir, err := c.find.directory(whole, id)
+		if err != nil {
+			return err
+		}
+		if dir == nil {
+			continue
+		}
+		if err := c.s.dropRows(whole, dir, graves[id].has); err != nil {
+			return err
+		}
+	}
+	for _, id := range c.ids {
+		if c.s.containers.isBarred(id) {
+			c.s.containers.bar(id, false)
+			c.unmark([]container.ID{id})
+		}
+	}
+	remains := c.remainsWalk()
+	for _, id := range condemned {
+		if err := c.judgeAgain(ctx, id, remains); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unmark notes containers whose mark in the index is gone.
+func (c *collection) unmark(ids []container.ID) {
+	for _, id := range ids {
+		c.unmarked[id] = struct{}{}
+	}
+}
+
+func (c *collection) reprieve(ids []container.ID) {
+	for _, id := range ids {
+		c.s.containers.reprieve(id)
+	}
+}
+
+// reenter gives the containers that were condemned and stay their marks back, so that the next Open need not enter them
+// again. What ends it early costs just that.
+func (c *collection) reenter(ctx context.Context) {
+	for id := range maps.Keys(c.unmarked) {
+		if stopped(ctx) != nil {
+			return
+		}
+		if !c.s.containers.usable(id) {
+			continue
+		}
+		dir, err := c.open(ctx, id)
+		if err != nil || dir == nil {
+			continue
+		}
+		c.s.dirs.forget(id)
+		if err := c.s.enterAgain(ctx, dir); err != nil {
+			c.s.log.Warn("container has to be entered again at the next start", "container", id.String(), "err", err)
+		}
+	}
+}
