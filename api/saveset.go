@@ -21,13 +21,42 @@ type Saveset struct {
 	StartedAt      time.Time `json:"started_at" doc:"the moment it shows"`
 	EndedAt        time.Time `json:"ended_at"`
 	EOL            time.Time `json:"eol" doc:"end of life: kept at least until then"`
-	Entries        int64     `json:"entries"`
-	Bytes          int64     `json:"bytes" doc:"logical size of the whole tree"`
-	BytesNew       int64     `json:"bytes_new" doc:"bytes that the store did not have, before compression"`
-	BytesStored    int64     `json:"bytes_stored" doc:"bytes that it added to the store"`
-	Sources        []string  `json:"sources,omitempty"`
-	StreamName     string    `json:"stream_name,omitempty" doc:"type stream: name of the one file"`
-	Warnings       int64     `json:"warnings"`
+	EOLCause       string    `json:"eol_cause,omitempty" doc:"who or what set the end of life: a saveset, a user; empty: the pool"`
+	Locked         bool      `json:"locked,omitempty" doc:"nobody deletes it, nor those it needs, whatever their end of life"`
+	// ImmutableUntil is absent where there never was a time.
+	ImmutableUntil *time.Time   `json:"immutable_until,omitempty" doc:"until then nobody at all deletes it or shortens its end of life"`
+	Kept           []KeptReason `json:"kept,omitempty" doc:"where one saveset is shown: why the next purge leaves it; empty: it may go"`
+	Entries        int64        `json:"entries"`
+	Bytes          int64        `json:"bytes" doc:"logical size of the whole tree"`
+	BytesNew       int64        `json:"bytes_new" doc:"bytes that the store did not have, before compression"`
+	BytesStored    int64        `json:"bytes_stored" doc:"bytes that it added to the store"`
+	Sources        []string     `json:"sources,omitempty"`
+	StreamName     string       `json:"stream_name,omitempty" doc:"type stream: name of the one file"`
+	Warnings       int64        `json:"warnings"`
+}
+
+// KeptReason is one reason for which a saveset is kept.
+type KeptReason struct {
+	Cause KeptCause  `json:"cause" enum:"eol,locked,needed,immutable,newest"`
+	Until *time.Time `json:"until,omitempty" doc:"eol, immutable: when the reason ends"`
+	By    string     `json:"by,omitempty" doc:"eol: who or what set it; needed: the locked saveset that needs this one"`
+}
+
+// KeptCause is why a saveset is kept.
+type KeptCause string
+
+// Causes for which savesets are kept.
+const (
+	KeptEOL       KeptCause = "eol"       // its end of life has not come
+	KeptLocked    KeptCause = "locked"    // it is locked
+	KeptNeeded    KeptCause = "needed"    // a locked saveset needs it
+	KeptImmutable KeptCause = "immutable" // until a time that has not come
+	KeptNewest    KeptCause = "newest"    // the newest restorable one of a task that exists
+)
+
+// ImmutableSpec makes a saveset immutable.
+type ImmutableSpec struct {
+	Until time.Time `json:"until" doc:"until then nobody deletes it or shortens its end of life; it can only be moved further"`
 }
 
 // SavesetFilter selects savesets; zero fields select all. Newest first.

@@ -59,7 +59,8 @@ func apiPool(p catalog.Pool) api.Pool {
 func apiSaveset(s catalog.Saveset) api.Saveset {
 	return api.Saveset{ID: s.ID, Client: s.Client, Task: s.Task, Type: api.TaskType(s.TaskType), Pool: s.Pool, Run: s.Run,
 		State: api.RunState(s.State), LevelRequested: api.Level(s.LevelRequested), Level: api.Level(s.Level), LevelReason: s.Reason,
-		Parent: s.Parent, StartedAt: s.Started, EndedAt: s.Ended, EOL: s.EOL, Entries: s.Entries, Bytes: s.Logical, BytesNew: s.New,
+		Parent: s.Parent, StartedAt: s.Started, EndedAt: s.Ended, EOL: s.EOL, EOLCause: s.EOLCause,
+		Locked: s.Locked, ImmutableUntil: at(s.ImmutableUntil), Entries: s.Entries, Bytes: s.Logical, BytesNew: s.New,
 		BytesStored: s.Stored, Sources: s.Sources, StreamName: s.StreamName, Warnings: s.Warnings}
 }
 

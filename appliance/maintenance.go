@@ -24,7 +24,7 @@ import (
 func (a *appliance) newUpkeep() *maintenance.Manager {
 	c := a.conf.Maintenance
 	return maintenance.New(maintenance.Options{
-		Catalog: a.catalog, Logger: a.log, Now: a.opts.Now, OpenSource: a.openSource,
+		Catalog: a.catalog, Logger: a.log, Now: a.opts.Now, OpenSource: a.openSource, Purge: a.purge,
 		Store: func() (maintenance.Store, error) {
 			s, err := a.store.get()
 			if err != nil {

@@ -16,6 +16,7 @@ import (
 	"coffer/api"
 	"coffer/api/server"
 	"coffer/appliance/catalog"
+	"coffer/appliance/clock"
 	"coffer/appliance/config"
 	"coffer/appliance/ingest"
 	"coffer/appliance/jobs"
@@ -67,6 +68,9 @@ type appliance struct {
 	started time.Time
 
 	data      *config.DataDir
+	clock     *clock.Clock // trusted time: ends of life, deletion
+	clockTold time.Time    // when it was said last that trusted time is behind
+	purged    time.Time    // when the high watermark started a purge last; housekeeping's own
 	catalog   *catalog.Catalog
 	authority *pki.Authority
 	rest, sms net.Listener
@@ -85,16 +89,21 @@ func (a *appliance) open(ctx context.Context) (err error) {
 	if a.data, err = config.OpenData(a.conf.Data); err != nil {
 		return err
 	}
+	if a.clock, err = clock.Open(clock.Options{Path: a.data.ClockFile(), Wall: a.opts.Now, Sources: clock.Chrony, Logger: a.log}); err != nil {
+		return err
+	}
+	a.confirmClock(ctx)
 	if a.catalog, err = catalog.Open(ctx, a.data.CatalogDir(), catalog.Options{Now: a.opts.Now, Logger: a.log}); err != nil {
 		return err
 	}
 	if a.authority, err = pki.OpenAuthority(a.data.PKIDir(), pki.Options{Now: a.opts.Now, Logger: a.log}); err != nil {
 		return err
 	}
-	a.store = openStore(ctx, a.conf, a.data, a.catalog, a.opts)
+	a.store = openStore(ctx, a.conf, a.data, a.catalog, a.trusting())
 	clients := &clientDesk{appliance: a}
 	a.agents = ingest.NewServer(ingest.Options{Clients: clients, Enroller: clients, Logger: a.log, Version: api.Version, Now: a.opts.Now})
-	a.jobs = jobs.New(jobs.Options{Catalog: a.catalog, Store: a.store.forJobs, Agents: jobs.FromServer(a.agents), Logger: a.log, Now: a.opts.Now})
+	a.jobs = jobs.New(jobs.Options{Catalog: a.catalog, Store: a.store.forJobs, Agents: jobs.FromServer(a.agents), Logger: a.log,
+		Now: a.opts.Now, Trusted: a.clock.Now})
 	a.upkeep = a.newUpkeep()
 	a.metrics = newMetrics(a)
 	if err := a.takeIn(ctx); err != nil {
@@ -208,9 +217,11 @@ func (a *appliance) housekeep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := a.catalog.KeepBallast(); err != nil {
+		if err := errors.Join(a.catalog.KeepBallast(), a.clock.Keep()); err != nil {
 			a.log.Warn("housekeeping", "error", err)
 		}
+		a.confirmClock(ctx)
+		a.watchSpace(ctx)
 		a.keepSeen(ctx)
 	}
 }

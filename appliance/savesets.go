@@ -45,7 +45,13 @@ func (s savesets) Saveset(ctx context.Context, id string) (api.Saveset, error) {
 	case len(found) > 1:
 		return api.Saveset{}, api.Errorf(api.CodeConflict, "more than one saveset has an id that starts with %q", id).WithHint("give more digits")
 	}
-	return apiSaveset(found[0]), nil
+	v, err := s.verdict(ctx, found[0].ID)
+	if err != nil {
+		return api.Saveset{}, apiError(err)
+	}
+	out := apiSaveset(v.Saveset)
+	out.Kept = mapped(v.Kept, apiKept)
+	return out, nil
 }
 
 // OpenTree implements server.Savesets.

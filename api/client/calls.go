@@ -211,6 +211,29 @@ func (c *Client) Saveset(ctx context.Context, id string) (api.Saveset, error) {
 	return fetch[api.Saveset](ctx, c, "/savesets"+seg(id), nil)
 }
 
+// DeleteSaveset deletes a saveset; force also before its end of life, and the newest of a task.
+func (c *Client) DeleteSaveset(ctx context.Context, id string, force bool) error {
+	r := request{method: del, path: "/savesets" + seg(id)}
+	if force {
+		r.query = values("force", "true")
+	}
+	return c.call(ctx, r, nil)
+}
+
+// LockSaveset locks a saveset, or takes the lock away.
+func (c *Client) LockSaveset(ctx context.Context, id string, locked bool) (api.Saveset, error) {
+	verb := "/unlock"
+	if locked {
+		verb = "/lock"
+	}
+	return send[api.Saveset](ctx, c, post, "/savesets"+seg(id)+verb, nil)
+}
+
+// MakeImmutable keeps everybody from deleting a saveset until a time.
+func (c *Client) MakeImmutable(ctx context.Context, id string, until time.Time) (api.Saveset, error) {
+	return send[api.Saveset](ctx, c, put, "/savesets"+seg(id)+"/immutable", api.ImmutableSpec{Until: until})
+}
+
 // List returns the object at path in a saveset and, for a directory, a page of its entries after a name.
 func (c *Client) List(ctx context.Context, id, path, after string, limit int) (api.Listing, error) {
 	return fetch[api.Listing](ctx, c, "/savesets"+seg(id)+"/entries", values("path", path, "after", after, "limit", number(limit)))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"time"
 
 	"coffer/api"
 )
@@ -26,6 +27,7 @@ type Backend interface {
 	Audit
 	Machine
 	Store
+	StoreKeys
 }
 
 // Accounts are users, their sessions and their API tokens.
@@ -117,6 +119,13 @@ type Savesets interface {
 	// Saveset returns one by its id; an unambiguous prefix of at least 6 characters will do. CodeNotFound; CodeConflict
 	// when the prefix is ambiguous.
 	Saveset(ctx context.Context, id string) (api.Saveset, error)
+	// DeleteSaveset deletes a saveset, whole id. CodeConflict, with what to do: it is locked, needed by a locked one or
+	// immutable; or, unless force, its end of life has not come or it is the newest of its task. CodeInUse while it is read.
+	DeleteSaveset(ctx context.Context, id string, force bool) error
+	// LockSaveset locks a saveset, or takes the lock away.
+	LockSaveset(ctx context.Context, id string, locked bool) (api.Saveset, error)
+	// MakeImmutable keeps everybody from deleting a saveset until a time. CodeConflict when that is earlier than it was.
+	MakeImmutable(ctx context.Context, id string, until time.Time) (api.Saveset, error)
 	// OpenTree opens a saveset's tree under a lease until Close. The id is a whole one.
 	OpenTree(ctx context.Context, id string) (Tree, error)
 }

@@ -37,7 +37,8 @@ func resolve(ctx context.Context, c *client.Client, id string) (string, error) {
 }
 
 func (a *app) savesetCmd() *cobra.Command {
-	return a.group("saveset", "What is stored: list, look into, download", a.savesetListCmd(), a.savesetShowCmd(), a.savesetLsCmd(), a.savesetGetCmd())
+	return a.group("saveset", "What is stored: list, look into, download, keep, delete", a.savesetListCmd(), a.savesetShowCmd(), a.savesetLsCmd(), a.savesetGetCmd(),
+		a.savesetDeleteCmd(), a.savesetLockCmd(true), a.savesetLockCmd(false), a.savesetImmutableCmd())
 }
 
 func (a *app) savesetListCmd() *cobra.Command {
@@ -85,7 +86,7 @@ func (a *app) savesetShowCmd() *cobra.Command {
 					level += " (" + string(s.LevelRequested) + " was asked for: " + reasonText(s.LevelReason) + ")"
 				}
 				fields(w, "saveset", s.ID, "task", s.Task, "client", s.Client, "type", string(s.Type), "level", level, "state", string(s.State),
-					"taken", a.clock(s.StartedAt), "ended", a.clock(s.EndedAt), "kept until", a.clock(s.EOL), "pool", s.Pool, "run", s.Run, "made against", s.Parent,
+					"taken", a.clock(s.StartedAt), "ended", a.clock(s.EndedAt), "kept until", a.clock(s.EOL), "kept because", a.keptText(s.Kept), "pool", s.Pool, "run", s.Run, "made against", s.Parent,
 					"sources", words(s.Sources), "stream", s.StreamName, "entries", count(s.Entries), "size", size(s.Bytes), "new", size(s.BytesNew), "stored", size(s.BytesStored))
 			})
 		}),

@@ -251,7 +251,7 @@ func (b *backup) draft(c sms.Commit, warnings uint64) (dedup.Draft, error) {
 	d := dedup.Draft{Root: c.Root, Side: c.Side, Client: b.task.Client, Task: b.task.Name, TaskType: b.task.Type,
 		RequestedLevel: now.LevelRequested, Level: now.Level, Reason: now.LevelReason,
 		Started: c.Started, Finished: c.Finished, Warnings: warnings, Meta: extra,
-		State: dedup.State{EOL: b.m.now().Add(b.pool.Retention()),
+		State: dedup.State{EOL: b.m.opts.Trusted().Add(b.pool.Retention()),
 			Cause: fmt.Sprintf("pool %s: %d days", b.pool.Name, b.pool.RetentionDays)}}
 	if b.decision.Parent != nil {
 		if d.Parent, err = dedup.ParseSavesetID(b.decision.Parent.ID); err != nil {

@@ -23,6 +23,8 @@ type Options struct {
 	Agents Agents
 	Logger *slog.Logger     // nil: silent
 	Now    func() time.Time // nil: time.Now
+	// Trusted is the clock that ends of life follow; nil: Now.
+	Trusted func() time.Time
 	// SaveRetry is how often a run's end that could not be recorded is tried again; 0: 5 seconds.
 	SaveRetry time.Duration
 }
@@ -52,6 +54,9 @@ func New(opts Options) *Manager {
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
+	}
+	if opts.Trusted == nil {
+		opts.Trusted = opts.Now
 	}
 	if opts.SaveRetry == 0 {
 		opts.SaveRetry = 5 * time.Second

@@ -46,6 +46,7 @@ type Backend struct {
 	Damaged api.DamageReport
 
 	maintenance []api.Maintenance // oldest first
+	keys        api.StoreKeys
 }
 
 type account struct {
@@ -65,7 +66,7 @@ var _ server.Backend = (*Backend)(nil)
 func New() *Backend {
 	b := &Backend{users: map[string]*account{}, tokens: map[string]*token{}, clients: map[string]api.Client{}, tasks: map[string]api.Task{},
 		notices: map[string][]api.Notice{}, subs: map[chan api.Event]api.EventFilter{}, tree: sampleTree(),
-		mount: api.Mount{Path: "/var/lib/coffer/mnt"}, maintenance: sampleMaintenance()}
+		mount: api.Mount{Path: "/var/lib/coffer/mnt"}, maintenance: sampleMaintenance(), keys: sampleKeys()}
 	b.user("root", api.RoleSuperuser)
 	b.user("adam", api.RoleAdmin)
 	b.user("olga", api.RoleOperator)
