@@ -54,8 +54,8 @@ func mustDelete(t testing.TB, s *Store, id SavesetID) {
 	}
 }
 
-// reopen closes and opens a store, with the index lost if wanted.
-func reopen(t testing.TB, s *Store, o Options, lose bool) *Store {
+// collectReopen closes and opens a store, with the index lost if wanted.
+func collectReopen(t testing.TB, s *Store, o Options, lose bool) *Store {
 	t.Helper()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestCollectAfterDelete(t *testing.T) {
 			if err := checkClosure(t.Context(), s); err != nil {
 				t.Fatal(err)
 			}
-			s = reopen(t, s, o, lose)
+			s = collectReopen(t, s, o, lose)
 			mustCompare(t, s, b.ID, second)
 			if _, err := s.Saveset(t.Context(), a.ID); KindOf(err) != NotFound {
 				t.Fatalf("the deleted saveset's manifest is there: %v", err)
@@ -144,7 +144,7 @@ func TestRemainsStayThreeDays(t *testing.T) {
 	if rep := mustCollect(t, s, CollectOptions{}); s.Stats().Containers != 0 {
 		t.Fatalf("%d containers are left: %+v", s.Stats().Containers, rep)
 	}
-	_ = reopen(t, s, o, true)
+	_ = collectReopen(t, s, o, true)
 }
 
 // Many small backups leave few containers, and none is written again and again.
@@ -235,7 +235,7 @@ func TestModelWithCollections(t *testing.T) {
 		}
 		<-done
 		cancel()
-		s = reopen(t, s, o, r.IntN(2) == 0)
+		s = collectReopen(t, s, o, r.IntN(2) == 0)
 		m.check(t, s)
 		if err := checkClosure(t.Context(), s); err != nil {
 			t.Fatal(err)
