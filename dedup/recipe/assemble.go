@@ -92,15 +92,18 @@ type finished struct {
 // level.
 type assembler struct {
 	sink   Sink
+	sealer NodeSealer // nil: nodes stay open
 	hasher *digest.Hasher
 	kind   Kind // of the leaves
 	levels []pending
 	rec    []byte
+	sealed []byte
 	err    error // of the sink; the tree is lost
 }
 
 func newAssembler(sink Sink, h *digest.Hasher, leaf Kind) assembler {
-	return assembler{sink: sink, hasher: h, kind: leaf, levels: make([]pending, 1, 4)}
+	sealer, _ := sink.(NodeSealer)
+	return assembler{sink: sink, sealer: sealer, hasher: h, kind: leaf, levels: make([]pending, 1, 4)}
 }
 
 func (a *assembler) leaf() *pending { return &a.levels[0] }
@@ -156,13 +159,26 @@ func (a *assembler) put(ctx context.Context, level int) (finished, error) {
 	}
 	var open [16]byte
 	a.rec = appendRecord(a.rec[:0], a.kindAt(level), uint8(level), &open, p.totals, p.digests, p.lengths, p.body)
-	n := finished{digest: a.hasher.Sum(a.rec), totals: p.totals, first: p.first, key: p.key}
-	if err := a.sink.PutNode(ctx, n.digest, a.rec); err != nil {
+	rec, err := a.closed()
+	if err != nil {
+		return finished{}, err
+	}
+	n := finished{digest: a.hasher.Sum(rec), totals: p.totals, first: p.first, key: p.key}
+	if err := a.sink.PutNode(ctx, n.digest, rec); err != nil {
 		a.err = fmt.Errorf("put a %v: %w", a.kindAt(level), err)
 		return finished{}, a.err
 	}
 	p.clear()
 	return n, nil
+}
+
+// closed returns the record as it is kept: sealed where the sink seals.
+func (a *assembler) closed() ([]byte, error) {
+	if a.sealer == nil {
+		return a.rec, nil
+	}
+	a.sealed, a.err = a.sealer.SealNode(a.sealed[:0], a.rec)
+	return a.sealed, a.err
 }
 
 // finish ends the open nodes of all levels and returns the root. Afterwards the assembler is empty.

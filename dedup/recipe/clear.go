@@ -118,7 +118,7 @@ func (p *clearPart) checkChildren(c *cursor, n int) error {
 		}
 		if v&1 != 0 {
 			nodes++
-		} else if length == 0 || length > MaxChunkLen {
+		} else if !p.chunkOK(length) {
 			return fail(Malformed, "child %d of a %v is a chunk of %d bytes", i, p.kind, length)
 		}
 		if sum += length; sum > MaxTotal {
@@ -135,9 +135,23 @@ func (p *clearPart) checkChildren(c *cursor, n int) error {
 	return nil
 }
 
+// sealed reports whether the body is sealed.
+func (p *clearPart) sealed() bool { return p.sealedBy != [16]byte{} }
+
+// chunkOK reports whether the clear part may say that a chunk is this long. That of a sealed node keeps it to itself.
+func (p *clearPart) chunkOK(length uint64) bool {
+	if p.sealed() {
+		return length == 0
+	}
+	return length > 0 && length <= MaxChunkLen
+}
+
 // fits reports whether a node of p's kind and totals may have n children, so many of them nodes, with sum bytes.
 func (p *clearPart) fits(n, nodes int, sum uint64) bool {
 	t := p.totals
+	if p.sealed() && !p.kind.Inner() {
+		return p.fitsSealed(n, nodes, sum)
+	}
 	switch p.kind {
 	case DirLeaf: // the values of xattrs count among the children, but not in the totals
 		return t.Bytes <= sum
@@ -148,6 +162,18 @@ func (p *clearPart) fits(n, nodes int, sum uint64) bool {
 	default:
 		return n > 0 && nodes == n && t.Bytes == sum && t.Entries >= uint64(n)
 	}
+}
+
+// fitsSealed is fits for sealed leaves: sum counts nodes only.
+func (p *clearPart) fitsSealed(n, nodes int, sum uint64) bool {
+	t := p.totals
+	switch p.kind {
+	case DirLeaf:
+		return t.Bytes >= sum
+	case StreamLeaf:
+		return nodes == 0 && t.Entries > 0 && t.Entries >= uint64(n) && t.Bytes >= uint64(n)
+	}
+	return n == 0 && t.Bytes == 0
 }
 
 // ParseClear reads a record and checks its clear part only. It is all that a walk over references (mark, check,

@@ -3,7 +3,7 @@
 // knows neither containers nor the wire.
 //
 // A node is a record: a clear part (kind, totals, children) that anyone can walk, and a body (names, metadata)
-// that a task's own key may seal one day. The digest of a node is the keyed BLAKE3 of its whole record under
+// that a task's own key may seal (Seal, Open; the cipher is package seal's). The digest of a node is the keyed BLAKE3 of its whole record under
 // digest.Keys.Node. Every record has exactly one encoding; FORMAT.md has the bytes.
 //
 // Building: DirBuilder, StreamBuilder and SideBuilder take entries in order and cut nodes where the hash of a name

@@ -169,10 +169,10 @@ func TestHostileRecords(t *testing.T) {
 
 // TestSealedNodesWalkButDoNotRead: GC, check and replication read the clear part of a sealed node.
 func TestSealedNodes(t *testing.T) {
-	rec := record(DirLeaf, 0, Totals{Entries: 1, Bytes: 5}, []uint64{5 << 1}, "ciphertext")
+	rec := record(DirLeaf, 0, Totals{Entries: 1, Bytes: 5}, []uint64{0}, "ciphertext")
 	rec[4] = 9
 	n, err := ParseClear(rec)
-	if err != nil || n.SealedBy[0] != 9 || len(n.Children) != 1 || n.Children[0].Length != 5 {
+	if err != nil || n.SealedBy[0] != 9 || len(n.Children) != 1 || n.Children[0].Length != 0 {
 		t.Fatalf("%+v, %v", n, err)
 	}
 	if again, err := n.Encode(); err != nil || string(again) != string(rec) {
@@ -184,6 +184,25 @@ func TestSealedNodes(t *testing.T) {
 	var typed *Error
 	if _, _, err := NewDirIter(m, d).Next(t.Context()); !errors.As(err, &typed) || typed.Kind != Sealed {
 		t.Errorf("read: %v", err)
+	}
+}
+
+// TestHostileSealedNodes: the clear part of a sealed node has rules of its own.
+func TestHostileSealedNodes(t *testing.T) {
+	for name, rec := range map[string][]byte{
+		"chunk with a length":   record(DirLeaf, 0, Totals{Entries: 1, Bytes: 5}, []uint64{5 << 1}, ""),
+		"nodes beyond the sum":  record(DirLeaf, 0, Totals{Entries: 1, Bytes: 5}, []uint64{6<<1 | 1}, ""),
+		"more chunks than bits": record(StreamLeaf, 0, Totals{Entries: 2, Bytes: 1}, []uint64{0, 0}, ""),
+		"node in a stream leaf": record(StreamLeaf, 0, Totals{Entries: 2, Bytes: 9}, []uint64{1<<1 | 1}, ""),
+		"side leaf with bytes":  record(SideLeaf, 0, Totals{Entries: 2, Bytes: 9}, nil, ""),
+		"chunk in an inner":     record(DirInner, 1, Totals{Entries: 2, Bytes: 9}, []uint64{0}, ""),
+		"inner of another sum":  record(DirInner, 1, Totals{Entries: 2, Bytes: 9}, []uint64{8<<1 | 1}, ""),
+	} {
+		rec[4] = 9
+		var typed *Error
+		if _, err := ParseClear(rec); !errors.As(err, &typed) || typed.Kind != Malformed {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

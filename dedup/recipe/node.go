@@ -71,7 +71,8 @@ func (k Kind) leaf() Kind {
 type Child struct {
 	Digest digest.Digest
 	Node   bool
-	// Length is the plain bytes of a chunk, or the logical bytes below a node (its Totals.Bytes).
+	// Length is the plain bytes of a chunk (0 where a sealed node keeps it to itself), or the logical bytes below a node
+	// (its Totals.Bytes).
 	Length uint64
 }
 

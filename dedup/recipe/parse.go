@@ -18,7 +18,7 @@ func Parse(rec []byte) (Node, error) {
 
 // open refuses a sealed body.
 func (p *clearPart) open() error {
-	if p.sealedBy != [16]byte{} {
+	if p.sealed() {
 		return fail(Sealed, "%v, sealed by key %x", p.kind, p.sealedBy)
 	}
 	return nil
