@@ -21,12 +21,13 @@ type backend struct {
 	auditLog
 	machine
 	storeDesk
+	keyDesk
 }
 
 var _ server.Backend = (*backend)(nil)
 
 func newBackend(a *appliance) *backend {
-	return &backend{newAccounts(a), clients{a}, tasks{a}, runs{a}, savesets{a}, auditLog{a}, machine{a}, storeDesk{a}}
+	return &backend{newAccounts(a), clients{a}, tasks{a}, runs{a}, savesets{a}, auditLog{a}, machine{a}, storeDesk{a}, keyDesk{a}}
 }
 
 // auditLog implements server.Audit.

@@ -22,6 +22,7 @@ import (
 	"coffer/appliance/jobs"
 	"coffer/appliance/maintenance"
 	"coffer/appliance/pki"
+	"coffer/dedup"
 )
 
 const (
@@ -104,6 +105,7 @@ func (a *appliance) open(ctx context.Context) (err error) {
 	a.agents = ingest.NewServer(ingest.Options{Clients: clients, Enroller: clients, Logger: a.log, Version: api.Version, Now: a.opts.Now})
 	a.jobs = jobs.New(jobs.Options{Catalog: a.catalog, Store: a.store.forJobs, Agents: jobs.FromServer(a.agents), Logger: a.log,
 		Now: a.opts.Now, Trusted: a.clock.Now})
+	a.store.opened = a.takeInLate
 	a.upkeep = a.newUpkeep()
 	a.metrics = newMetrics(a)
 	if err := a.takeIn(ctx); err != nil {
@@ -144,6 +146,18 @@ func (a *appliance) takeIn(ctx context.Context) error {
 		a.log.Error("maintenance of a killed appliance is not all ended", "error", err)
 	}
 	return nil
+}
+
+// takeInLate brings the catalog level with a store that was opened after the start, before anybody else has the store. The
+// chains of what it takes in are raised by the next run of their tasks.
+func (a *appliance) takeInLate(ctx context.Context, store *dedup.Store) {
+	manifests, err := store.Savesets(ctx)
+	if err == nil {
+		err = a.jobs.Reconcile(ctx, manifests)
+	}
+	if err != nil {
+		a.log.Error("the catalog does not know all that the store has", "error", err)
+	}
 }
 
 // serve runs the listeners until ctx ends or one of them fails, and stops in order.

@@ -56,6 +56,7 @@ type Log struct {
 type Store struct {
 	Dir            string `toml:"dir"`      // empty: <data>/store
 	KeyFile        string `toml:"key_file"` // empty: <data>/keys/store.key; better on another disk
+	Unlock         Unlock `toml:"unlock"`   // empty: key_file
 	IndexMemory    Size   `toml:"index_memory"`
 	LocalityMemory Size   `toml:"locality_memory"`
 	FrameMemory    Size   `toml:"frame_memory"`
@@ -70,6 +71,21 @@ type Store struct {
 	// Purge says when expired savesets are deleted: at each NEWDAY, or only where the high watermark is reached.
 	Purge Purge `toml:"purge"`
 }
+
+// Unlock says what opens a new store, and whether the appliance opens it by itself. Part of the file's format. What opens a
+// store that is there says the store: it may be changed at any time (coffer store key).
+type Unlock string
+
+// Ways to open the store.
+const (
+	// UnlockKeyFile: a new store gets a key file, and the appliance opens the store with it at its start.
+	UnlockKeyFile Unlock = "key_file"
+	// UnlockPassword: a new store is made with a password by coffer store unlock --create, and a store that has a password
+	// stays locked at the start until somebody gives it, also where there is a key file.
+	UnlockPassword Unlock = "password"
+	// UnlockNone: a new store is not encrypted.
+	UnlockNone Unlock = "none"
+)
 
 // Purge says when expired savesets are deleted. Part of the file's format.
 type Purge string
@@ -152,6 +168,11 @@ func (c Config) Validate() error {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		fault("log.format", "%q is neither text nor json", c.Log.Format)
+	}
+	switch c.Store.Unlock {
+	case "", UnlockKeyFile, UnlockPassword, UnlockNone:
+	default:
+		fault("store.unlock", "%q is none of key_file, password, none", c.Store.Unlock)
 	}
 	if n := c.Store.ContainerSize; n != 0 && (n < 1<<20 || n > 64<<20) {
 		fault("store.container_size", "%s is not between 1 MiB and 64 MiB", n)
