@@ -208,11 +208,12 @@ Every command takes --json and then prints the API's JSON document: an object, o
 func exitCodesTopic() *cobra.Command {
 	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: `Exit codes of coffer:
 
-    0  done; a run that was waited for ended success
+    0  done; a run or maintenance job that was waited for ended success
     1  an error: the message says which, and what to do
     2  the command line makes no sense
-    3  a run that was waited for ended warning: there is a saveset, but read the run's log
-    4  a run that was waited for ended error or cancelled
+    3  a run that was waited for ended warning: there is a saveset, but read the run's log; or a
+       maintenance job did: something is damaged
+    4  a run or maintenance job that was waited for ended error or cancelled
     5  a login is needed, failed, or the password must be changed first
-  130  interrupted; a run that was being watched goes on`}
+  130  interrupted; a run or job that was being watched goes on`}
 }

@@ -12,43 +12,6 @@ import (
 	"coffer/api/client"
 )
 
-func (a *app) storeCmd() *cobra.Command {
-	status := &cobra.Command{
-		Use: "status", Short: "Show the state of the store", Args: cobra.NoArgs,
-		Long: `Show the state of the deduplicating store. Its states: green; yellow, a check is overdue; red, stored
-data is damaged; unwritable, it takes no writes; locked, it is not open for lack of its key.`,
-		RunE: a.with(func(ctx context.Context, c *client.Client, _ []string) error {
-			s, err := c.Store(ctx)
-			if err != nil {
-				return err
-			}
-			return a.print(s, func(w io.Writer) { showStore(w, s) })
-		}),
-	}
-	return a.group("store", "The deduplicating store", status)
-}
-
-func showStore(w io.Writer, s api.Store) {
-	encrypted := "no"
-	if s.Encrypted {
-		encrypted = "yes"
-	}
-	ratio, damaged, chunks := "", "", ""
-	if s.StoredBytes > 0 {
-		ratio = fmt.Sprintf("%.1f : 1", float64(s.LogicalBytes)/float64(s.StoredBytes))
-	}
-	if s.Chunks > 0 {
-		chunks = count(s.Chunks)
-	}
-	if s.DamagedObjects > 0 {
-		damaged = count(s.DamagedObjects)
-	}
-	fields(w, "store", s.Name, "state", string(s.State), "reason", s.Reason, "path", s.Path, "dedup domain", s.Domain, "encrypted", encrypted,
-		"savesets", count(s.Savesets), "containers", count(s.Containers), "chunks", chunks, "logical", size(s.LogicalBytes),
-		"stored", size(s.StoredBytes), "ratio", ratio, "free", fmt.Sprintf("%s of %s (reserve %s)", size(s.FreeBytes), size(s.CapacityBytes), size(s.ReserveBytes)),
-		"active runs", count(s.ActiveRuns), "damaged", damaged)
-}
-
 func (a *app) mountCmd() *cobra.Command {
 	show := func(m api.Mount, err error) error {
 		if err != nil {

@@ -91,13 +91,19 @@ type bar struct {
 }
 
 func newBar(a *app, r api.Run) *bar {
-	b := &bar{a: a, start: time.Now(), box: mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(72), mpb.WithRefreshRate(150*time.Millisecond), mpb.WithAutoRefresh())}
+	b := &bar{a: a, start: time.Now()}
 	b.run.Store(&r)
-	b.line = b.box.New(1, mpb.BarStyle().Lbound("").Rbound("").Filler("━").Tip("━").Padding("·"),
-		mpb.BarRemoveOnComplete(), mpb.BarWidth(24),
-		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return title(*b.run.Load()) + " " })),
-		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return b.counters() })))
+	b.box, b.line = a.draw(func() string { return title(*b.run.Load()) }, b.counters)
 	return b
+}
+
+// draw shows a line that moves, with texts before and after the bar.
+func (a *app) draw(before, after func() string) (*mpb.Progress, *mpb.Bar) {
+	box := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(72), mpb.WithRefreshRate(150*time.Millisecond), mpb.WithAutoRefresh())
+	return box, box.New(1, mpb.BarStyle().Lbound("").Rbound("").Filler("━").Tip("━").Padding("·"),
+		mpb.BarRemoveOnComplete(), mpb.BarWidth(24),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return before() + " " })),
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return after() })))
 }
 
 // counters is the text after the bar.
