@@ -95,7 +95,7 @@ func (r *Run) checkRoot(ctx context.Context, root recipe.Ref, tree recipe.Kind) 
 	if err != nil {
 		return err
 	}
-	if at.dir == nil || at.dir.Kind() != container.Node {
+	if at.dir == nil || at.dir.Kind() != container.Node || r.s.damage.barred(at, r.damage) {
 		return &Error{Kind: UnknownChild, Op: "commit", Object: root.Digest.String()}
 	}
 	rec, err := r.s.read(ctx, at)
@@ -172,6 +172,9 @@ func (r *Run) release() {
 	r.pins.release()
 	r.s.releaseLeases(r.opts.Parents)
 	r.s.mu.Lock()
-	defer r.s.mu.Unlock()
 	delete(r.s.runs, r)
+	r.s.mu.Unlock()
+	if r.s.damage.any.Load() {
+		r.s.keeper.kick() // what it stored may have healed something
+	}
 }

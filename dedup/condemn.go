@@ -53,16 +53,6 @@ func (s *Store) condemnAll(ctx context.Context, ids []container.ID) (condemned [
 // Reprieve takes a Condemn back.
 func (s *Store) Reprieve(id container.ID) { s.containers.reprieve(id) }
 
-// spoil stops a container that proved damaged from being had, so that what it held is stored again.
-func (s *Store) spoil(ctx context.Context, id container.ID, cause error) {
-	s.log.Error("container is damaged: its chunks do not count any more", "container", id.String(), "err", cause)
-	if err := s.index.ForgetContainer(ctx, id); err != nil {
-		s.log.Warn("mark of a damaged container stays", "container", id.String(), "err", err)
-	}
-	s.containers.spoil(id)
-	s.damaged.Add(1)
-}
-
 // canonical reports whether every row of a container is the place that the index names. An error means no: then the
 // index is asked for each.
 func (s *Store) canonical(id container.ID) bool {

@@ -1,7 +1,6 @@
 package dedup
 
 import (
-	"context"
 	"time"
 
 	"coffer/dedup/container"
@@ -37,20 +36,11 @@ type Affected struct {
 	// directory means that all below it is out of reach; an empty one is the root.
 	Paths []string
 	More  int64
+	// Side: the side stream is harmed. All files can be read, but the next backup cannot build on this one.
+	Side bool
 	// Object is set when the saveset's manifest or newest state is damaged.
 	Object string
 }
 
 // Damage returns the damage list: a copy.
-func (s *Store) Damage() []Damage { return nil }
-
-// Affected walks all savesets and tells which of their files the damage list harms, at most limit paths a saveset.
-func (s *Store) Affected(ctx context.Context, limit int) ([]Affected, error) {
-	return nil, &Error{Kind: Invalid, Op: "list affected savesets"}
-}
-
-// Harmed returns the savesets that cannot be read whole: the next backup of their tasks must be a FULL. It is Affected
-// without the paths, and costs a look at the nodes only.
-func (s *Store) Harmed(ctx context.Context) (map[SavesetID]bool, error) {
-	return nil, &Error{Kind: Invalid, Op: "list harmed savesets"}
-}
+func (s *Store) Damage() []Damage { return s.damage.list() }

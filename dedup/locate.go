@@ -85,7 +85,8 @@ func (s *Store) unreadable(ctx context.Context, id container.ID, err error) (*co
 	return nil, nil
 }
 
-// locate finds where digests are, for reading. Any copy will do. The place of one that is not there has no dir.
+// locate finds where digests are, for reading. Any copy will do, a damaged one if there is no other: whoever reads it will
+// see. The place of one that is not there has no dir.
 func (s *Store) locate(ctx context.Context, ds []digest.Digest) ([]found, error) {
 	places := make([]found, len(ds))
 	s.dirs.find(ds, places)
@@ -95,7 +96,7 @@ func (s *Store) locate(ctx context.Context, ds []digest.Digest) ([]found, error)
 			s.dirs.forget(places[i].dir.ID()) // loaded while it went
 			places[i] = found{}
 		}
-		if places[i].dir == nil {
+		if places[i].dir == nil || s.damage.badPlace(places[i].loc()) {
 			rest = append(rest, i)
 		}
 	}
@@ -111,7 +112,9 @@ func (s *Store) locate(ctx context.Context, ds []digest.Digest) ([]found, error)
 		return nil, err
 	}
 	for j, i := range rest {
-		places[i] = more[j]
+		if more[j].dir != nil || places[i].dir == nil {
+			places[i] = more[j]
+		}
 	}
 	return places, nil
 }

@@ -119,4 +119,7 @@ type State struct {
 	ImmutableUntil time.Time
 	// Deleted: the saveset is gone for every reader; GC may take its chunks.
 	Deleted bool
+	// Doubt, filled by the engine and never stored, names a newer state that cannot be read. It may have said anything: the
+	// saveset cannot be changed or deleted (Kind Damaged) until that is dismissed.
+	Doubt string
 }

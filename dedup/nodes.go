@@ -151,7 +151,9 @@ func (n *nodeWriter) checkForeign(ctx context.Context, children []recipe.Child) 
 	for i := range children {
 		ds[i], todo[i] = children[i].Digest, i
 	}
-	err := n.r.pinPlaces(ctx, ds, todo, func(i int, at found) { ok[i] = at.holds(children[i]) })
+	err := n.r.pinPlaces(ctx, ds, todo, func(i int, at found) {
+		ok[i] = at.holds(children[i]) && !n.r.s.damage.barred(at, n.r.damage)
+	})
 	if err != nil {
 		return err
 	}

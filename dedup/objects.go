@@ -46,6 +46,8 @@ var objectFamilies = [...]objectFamily{
 	{manifestPrefix, manifestKind},
 	{statePrefix, stateKind},
 	{tombstonePrefix, tombstoneKind},
+	{damagePrefix, damageKind},
+	{checkPrefix, checkKind},
 }
 
 // familyOf returns the family that an object's name is of.

@@ -16,6 +16,7 @@ type reader struct {
 	dec        *frame.Decoder
 	data, node *digest.Hasher
 	buf        container.Buffer
+	plain      []byte // for verify alone: what is cached is not reused
 }
 
 // readerPool bounds how many frames are decoded at once, and with it the memory that is not in a cache.
@@ -31,6 +32,11 @@ func newReaderPool(k digest.Keys) *readerPool {
 		p.free <- nil
 	}
 	return p
+}
+
+func (s *Store) prepareReading(context.Context) error {
+	s.readers = newReaderPool(s.domain.Keys)
+	return nil
 }
 
 func (p *readerPool) take(ctx context.Context) (*reader, error) {
@@ -83,6 +89,9 @@ func (s *Store) decode(ctx context.Context, dir *container.Directory, i uint32) 
 	defer s.readers.give(r)
 	loc := Loc{dir.ID(), i}
 	f, err := container.ReadFrame(ctx, s.blob, dir, i, &r.buf)
+	if kindFromBelow(err) == Damaged {
+		s.noteFrame(ctx, dir, i, err)
+	}
 	if err != nil {
 		return nil, wrap("read frame", loc.String(), err)
 	}
@@ -91,7 +100,7 @@ func (s *Store) decode(ctx context.Context, dir *container.Directory, i uint32) 
 		err = f.Verify(r.hasher(dir.Kind()), plain)
 	}
 	if err != nil {
-		s.damaged.Add(1)
+		s.noteFrame(ctx, dir, i, err)
 		return nil, &Error{Kind: Damaged, Op: "read frame", Object: loc.String(), Err: err}
 	}
 	return plain, nil

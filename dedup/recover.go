@@ -223,12 +223,14 @@ func (s *Store) replay(ctx context.Context, missing []container.ID) error {
 	return nil
 }
 
-// replayOne enters a container if it is of the kind wanted, and returns its kind. A damaged one is logged and left out.
+// replayOne enters a container if it is of the kind wanted, and returns its kind. A damaged one is left out.
 func (s *Store) replayOne(ctx context.Context, id container.ID, want container.Kind) (container.Kind, error) {
 	dir, err := container.OpenDirectory(ctx, s.blob, id, s.ring)
-	if k := kindFromBelow(err); err != nil && (k == Damaged || k == NotFound) {
-		s.log.Error("container is damaged and is left out", "container", id.String(), "err", err)
-		s.damaged.Add(1)
+	switch k := kindFromBelow(err); {
+	case err != nil && k == Damaged:
+		s.spoil(ctx, id, err)
+		return 0, nil
+	case err != nil && k == NotFound:
 		return 0, nil
 	}
 	if err != nil {
@@ -291,15 +293,18 @@ func (s *Store) dropRows(ctx context.Context, dir *container.Directory, drop fun
 func (s *Store) enter(ctx context.Context, dir *container.Directory, holds func(container.ID) bool, dead slotBits) error {
 	elsewhere := make(map[digest.Digest]struct{})
 	keep := func(d digest.Digest, old index.Loc) bool {
-		if old.Container == dir.ID() || !holds(old.Container) {
+		if old.Container == dir.ID() || s.badRow(ctx, old) || !holds(old.Container) {
 			return false
 		}
 		elsewhere[d] = struct{}{}
 		return true
 	}
+	if err := s.cover(ctx, dir); err != nil {
+		return err
+	}
 	if err := s.index.PutLive(ctx, dir, keep, dead.has); err != nil {
 		return wrap("index container", dir.ID().String(), err)
 	}
 	s.dirs.put(dir, elsewhere)
-	return nil
+	return s.healBy(ctx, dir)
 }

@@ -35,6 +35,7 @@ type Run struct {
 	lanes   *laneSet
 	failure atomic.Pointer[Error]
 	counts  runCounts
+	damage  uint64 // version of the damage list when the run began
 	// firstKey is the oldest store key that a container of the run may name.
 	firstKey uint32
 
@@ -62,6 +63,7 @@ func (s *Store) Begin(ctx context.Context, opts RunOptions) (*Run, error) {
 	}
 	r := &Run{s: s, opts: opts, log: s.log.With("run", opts.ID), pins: newPinSet(s.containers), known: newKnownSet(), lanes: &laneSet{}}
 	r.nodes = newNodeWriter(r)
+	r.damage = s.damage.now()
 	for i, id := range opts.Parents {
 		if _, err := s.sets.lease(id); err != nil {
 			s.releaseLeases(opts.Parents[:i])
@@ -120,7 +122,7 @@ func (r *Run) alive() error {
 // Have fills out[i] with whether ds[i] (a data chunk or a node) is present. len(out) must be len(ds).
 //
 // INVARIANT: true means present AND pinned: it stays so until the run ends. True for a node means that everything
-// below it is present, too.
+// below it is present, too. What is on the damage list, or above it, is not present.
 func (r *Run) Have(ctx context.Context, ds []digest.Digest, out []bool) error {
 	if len(out) != len(ds) {
 		return &Error{Kind: Invalid, Op: "have"}
@@ -137,7 +139,7 @@ func (r *Run) Have(ctx context.Context, ds []digest.Digest, out []bool) error {
 			todo = append(todo, i)
 		}
 	}
-	return r.pinPlaces(ctx, ds, todo, func(i int, _ found) { out[i] = true })
+	return r.pinPlaces(ctx, ds, todo, func(i int, at found) { out[i] = !r.s.damage.bars(at) })
 }
 
 // pinPlaces looks for those digests of ds that todo names, pins where they are and calls hit for each that is present

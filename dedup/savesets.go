@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -102,6 +101,9 @@ func (st State) normal() State {
 	}
 	return st
 }
+
+// errDoubt: a deletion, lock or term that nobody can read must not be taken back by what comes after it.
+var errDoubt = errors.New("the newest state cannot be read: nothing changes until it is dismissed")
 
 // follow reports whether next may follow st: what immutability allows. The clock is next.Time.
 func (st State) follow(next State) error {
@@ -250,8 +252,8 @@ func (s *Store) loadSavesets(ctx context.Context) error {
 		m, err := s.readManifest(ctx, o)
 		switch {
 		case KindOf(err) == Damaged:
-			s.log.Error("manifest is damaged: its saveset cannot be read", "manifest", o.name, "err", err)
-			s.damaged.Add(1)
+			id, _ := ParseSavesetID(strings.TrimPrefix(o.name, manifestPrefix))
+			s.noteObject(o.name, id, err)
 		case err != nil:
 			return err
 		default:
@@ -297,6 +299,7 @@ func (s *Store) loadState(ctx context.Context, at object, e *savesetEntry, n uin
 	var o stateObject
 	name := at.name
 	err := s.readObject(ctx, stateKind, at, &o)
+	unreadable := KindOf(err) == Damaged
 	if err == nil && (o.Saveset != e.manifest.ID || o.Number != n) {
 		err = &Error{Kind: Damaged, Op: "read state", Object: name, Err: errors.New("it is another one's")}
 	}
@@ -306,8 +309,10 @@ func (s *Store) loadState(ctx context.Context, at object, e *savesetEntry, n uin
 		}
 	}
 	if KindOf(err) == Damaged {
-		s.log.Error("state is not valid and does not count", slog.String("state", name), slog.Any("err", err))
-		s.damaged.Add(1)
+		s.noteObject(name, e.manifest.ID, err)
+		if unreadable {
+			e.manifest.State.Doubt = name
+		}
 		return nil
 	}
 	if err != nil {
@@ -361,6 +366,9 @@ func (s *Store) changeState(ctx context.Context, e *savesetEntry, change func(St
 	next := change(old)
 	next.Time = s.opts.Now()
 	next = next.normal()
+	if old.Doubt != "" {
+		return State{}, &Error{Kind: Damaged, Op: "set state", Object: old.Doubt, Err: errDoubt}
+	}
 	if err := old.follow(next); err != nil {
 		return State{}, &Error{Kind: Immutable, Op: "set state", Object: e.manifest.ID.String(), Err: err}
 	}

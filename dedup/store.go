@@ -36,7 +36,11 @@ type Store struct {
 	sets       *savesetTable
 	readers    *readerPool
 	ahead      *readAhead
-	damaged    atomic.Int64 // objects that could not be read
+	damaged    atomic.Int64 // rows that came to the damage list
+	damage     *damageList
+	damageSave sync.Mutex // held while the damage list is written
+	keeper     *damageKeeper
+	checks     checkRounds
 
 	shutDown atomic.Bool // set once by Close, before the index goes
 
@@ -74,14 +78,17 @@ func start(ctx context.Context, opts Options, keysAndDomain func(*Store, context
 	s := &Store{
 		opts: opts, log: opts.Logger, blob: opts.Blob, fs: opts.FS,
 		containers: newContainerSet(), sets: newSavesetTable(), runs: make(map[*Run]struct{}),
-		frames: newFrameCache(opts.FrameMemory), nodes: newFrameCache(opts.NodeMemory),
+		frames: newFrameCache(opts.FrameMemory), nodes: newFrameCache(opts.NodeMemory), damage: newDamageList(),
 	}
 	steps := []func(context.Context) error{
 		s.lock,
 		func(ctx context.Context) error { return keysAndDomain(s, ctx) },
+		s.prepareReading,
 		s.listContainers,
 		s.takeEpoch,
 		s.loadTombstones,
+		s.loadDamage,
+		s.loadChecks,
 		s.openIndex,
 		s.loadSavesets,
 	}
@@ -90,8 +97,8 @@ func start(ctx context.Context, opts Options, keysAndDomain func(*Store, context
 			return nil, errors.Join(wrap("open store", "", err), s.shut())
 		}
 	}
-	s.readers = newReaderPool(s.domain.Keys)
 	s.ahead = startReadAhead(s)
+	s.keeper = startDamageKeeper(s)
 	return s, nil
 }
 
@@ -176,6 +183,7 @@ func (s *Store) Close() error {
 		errs = append(errs, r.Abort(context.Background(), "the store is closed"))
 	}
 	s.shutDown.Store(true)
+	s.keeper.stop()
 	s.ahead.stop()
 	return errors.Join(append(errs, s.shut())...)
 }

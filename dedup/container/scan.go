@@ -3,6 +3,7 @@ package container
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/zeebo/blake3"
@@ -23,7 +24,7 @@ type ScanOptions struct {
 	Wait func(ctx context.Context, n int) error
 	// Frame gets every frame that is whole: decrypted, still compressed, valid during the call. What it returns counts as
 	// damage of that frame. It needs Ring.
-	Frame func(i uint32, f frame.Frame) error
+	Frame func(i uint32, kind Kind, f frame.Frame) error
 	// Bad gets every frame that is damaged.
 	Bad func(i uint32, err error)
 }
@@ -123,7 +124,7 @@ func (s *scanner) check(d *Directory, i uint32, info FrameInfo, raw []byte) erro
 	if err != nil {
 		return err
 	}
-	return s.o.Frame(i, f)
+	return s.o.Frame(i, d.header.kind, f)
 }
 
 // checkRecord is openRecord without the key.
@@ -165,4 +166,25 @@ func (s *scanner) tail(d *Directory) error {
 		return damaged("hash of the whole does not match")
 	}
 	return nil
+}
+
+// Peek returns what a container holds: from its header or, where that is damaged, from the directory's copy. No key is
+// needed. blob.ErrNotExist, ErrDamaged, ErrNewerFormat.
+func Peek(ctx context.Context, b blob.Store, id ID) (Kind, error) {
+	var raw [headerSize]byte
+	err := readRange(ctx, b, id, raw[:], 0)
+	if err == nil {
+		var h header
+		if h, err = parseHeader(raw[:]); err == nil && h.id == id {
+			return h.kind, nil
+		}
+	}
+	if err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNewerFormat) {
+		return 0, fmt.Errorf("read header of container %v: %w", id, err)
+	}
+	d, err := OpenDirectory(ctx, b, id, nil)
+	if err != nil {
+		return 0, err
+	}
+	return d.Kind(), nil
 }

@@ -199,3 +199,16 @@ func list(ctx context.Context, b blob.Store) ([]string, error) {
 	}
 	return names, nil
 }
+
+// Verify reads one copy of a keyring and tests all that can be tested without a key: form, lengths and checksum. ErrDamaged,
+// ErrNewerFormat, blob.ErrNotExist.
+func Verify(ctx context.Context, b blob.Store, name string) error {
+	data, err := blob.ReadAll(ctx, b, name, maxRing)
+	if err == nil {
+		_, err = parseRing(data)
+	}
+	if err != nil {
+		return fmt.Errorf("verify keyring %s: %w", name, err)
+	}
+	return nil
+}

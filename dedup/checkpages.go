@@ -1,0 +1,265 @@
+package dedup
+
+import (
+	"context"
+	"errors"
+	"math"
+	"time"
+
+	"coffer/dedup/blob"
+	"coffer/dedup/container"
+	"coffer/dedup/frame"
+	"coffer/dedup/keys"
+)
+
+// checkSaveEvery is how often the place in a round is written down: what a crash repeats at most.
+const checkSaveEvery = 10 * time.Second
+
+// containers looks at the share of the containers that is due.
+func (c *check) containers(ctx context.Context) error {
+	s := c.s
+	ids, err := c.due(ctx)
+	if err != nil {
+		return err
+	}
+	c.meter.phase("pages", "containers", int64(len(ids)))
+	saved := time.Now()
+	for i, id := range ids {
+		if err := stopped(ctx); err != nil {
+			return err
+		}
+		err := c.container(ctx, id)
+		if err != nil && stopped(ctx) != nil {
+			return stopped(ctx)
+		}
+		if last := i == len(ids)-1; last || err != nil || time.Since(saved) > checkSaveEvery {
+			saved = time.Now()
+			if err := s.saveDamage(ctx); err != nil {
+				return err
+			}
+			if err := c.savePlace(ctx, id, i+1); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+		c.meter.add(1)
+	}
+	return c.endRound(ctx)
+}
+
+// due returns the containers to look at, ascending. A call for all of them begins a new round.
+func (c *check) due(ctx context.Context) ([]container.ID, error) {
+	s := c.s
+	all := s.containers.without(nil)
+	share := int(math.Ceil(c.o.Share * float64(len(all))))
+	whole := c.o.Share == 0 || c.o.Share == 1
+	err := s.saveChecks(ctx, func(o *checkObject) {
+		o.Total = len(all)
+		if whole {
+			o.Cursor, o.Done, o.Shallow = "", 0, false
+		}
+		o.Shallow = o.Shallow || !c.o.Deep
+	})
+	if err != nil {
+		return nil, err
+	}
+	state := s.checks.get()
+	cursor := state.cursor()
+	for len(all) > 0 && all[0] <= cursor {
+		all = all[1:]
+	}
+	if !whole {
+		all = all[:min(share, len(all))]
+	}
+	return all, nil
+}
+
+// savePlace writes down that the round came to a container.
+func (c *check) savePlace(ctx context.Context, id container.ID, done int) error {
+	done -= c.counted
+	c.counted += done
+	return c.s.saveChecks(ctx, func(o *checkObject) {
+		o.Cursor = id.String()
+		o.Done += done
+	})
+}
+
+// endRound ends the round when no container is left in it.
+func (c *check) endRound(ctx context.Context) error {
+	state := c.s.checks.get()
+	cursor := state.cursor()
+	for _, id := range c.s.containers.without(nil) {
+		if id > cursor && c.o.Share > 0 && c.o.Share < 1 {
+			c.rep.Complete = false
+			return nil
+		}
+	}
+	now := c.s.opts.Now().UTC().Round(0)
+	return c.s.saveChecks(ctx, func(o *checkObject) {
+		o.Pages = now
+		if !o.Shallow {
+			o.Deep = now
+		}
+		o.Round++
+		o.Cursor, o.Done, o.Shallow = "", 0, false
+	})
+}
+
+// container looks at one container, and brings the damage list level with what it sees.
+func (c *check) container(ctx context.Context, id container.ID) error {
+	bad := make(map[uint32]error)
+	res, err := c.scan(ctx, id, bad)
+	if !c.s.containers.has(id) {
+		c.rep.Skipped++
+		return nil // matrix, row 8
+	}
+	c.rep.Containers++
+	c.rep.Frames += res.Frames
+	c.rep.Bytes += res.Bytes
+	for i, why := range bad {
+		c.s.noteFrame(ctx, res.Directory, i, why)
+	}
+	switch k := kindFromBelow(err); {
+	case err == nil || k == WrongKey:
+		return c.clear(ctx, id, res.Directory, bad, true)
+	case k != Damaged && k != NotFound:
+		return wrap("read container", id.String(), err)
+	case res.Directory == nil:
+		c.s.spoil(ctx, id, err)
+		return nil
+	default:
+		c.s.noteShell(id, res.Directory.Kind(), err)
+		return c.clear(ctx, id, res.Directory, bad, false)
+	}
+}
+
+// scan reads a container as far as the options and the store's keys allow.
+func (c *check) scan(ctx context.Context, id container.ID, bad map[uint32]error) (container.ScanResult, error) {
+	o := container.ScanOptions{
+		Wait: func(ctx context.Context, n int) error { return c.pace.take(ctx, int64(n)) },
+		Bad:  func(i uint32, err error) { bad[i] = err },
+	}
+	if c.o.Deep {
+		o.Ring = c.s.ring
+		o.Frame = func(_ uint32, kind container.Kind, f frame.Frame) error { return c.s.verify(ctx, kind, f) }
+	}
+	res, err := container.Scan(ctx, c.s.blob, id, o)
+	if errors.Is(err, keys.ErrUnknownKey) {
+		c.rep.Skipped++
+		o.Ring, o.Frame = nil, nil
+		res, err = container.Scan(ctx, c.s.blob, id, o)
+	}
+	return res, err
+}
+
+// verify decompresses a frame and recomputes its digests.
+func (s *Store) verify(ctx context.Context, kind container.Kind, f frame.Frame) error {
+	r, err := s.readers.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.readers.give(r)
+	r.plain, err = r.dec.Decode(f, r.plain[:0])
+	if err != nil {
+		return err
+	}
+	return f.Verify(r.hasher(kind), r.plain)
+}
+
+// clear takes off the list what proved to be as it should be.
+func (c *check) clear(ctx context.Context, id container.ID, dir *container.Directory, bad map[uint32]error, shell bool) error {
+	s := c.s
+	spoiled := false
+	c.rep.Healthy += s.damage.drop(func(r *damageRow) bool {
+		switch {
+		case r.Container != id:
+			return false
+		case r.sort == damagedFrame:
+			return c.o.Deep && bad[uint32(r.Frame)] == nil
+		case r.sort == damagedContainer:
+			spoiled = true
+			return true
+		}
+		return r.sort == damagedShell && shell
+	})
+	if !spoiled {
+		return nil
+	}
+	s.containers.unspoil(id)
+	dir, err := container.OpenDirectory(ctx, s.blob, id, s.ring)
+	if err != nil {
+		return wrap("open container", id.String(), err)
+	}
+	return s.enterAgain(ctx, dir)
+}
+
+// unspoil says that a container can be read after all.
+func (s *containerSet) unspoil(id container.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.m[id]; ok {
+		c.damaged = false
+	}
+}
+
+// smallObjects opens every small object in all its forms, and both copies of the keyring.
+func (c *check) smallObjects(ctx context.Context) error {
+	c.meter.phase("small objects", "objects", 0)
+	for _, f := range objectFamilies {
+		for o, err := range c.s.objects(ctx, f.prefix) {
+			if err != nil {
+				return wrap("list objects", f.prefix, err)
+			}
+			for _, form := range o.blobs {
+				if err := c.smallObject(ctx, f.kind, o.name, form); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return c.keyring(ctx)
+}
+
+func (c *check) smallObject(ctx context.Context, kind, name, form string) error {
+	if err := stopped(ctx); err != nil {
+		return err
+	}
+	_, err := c.s.openForm(ctx, kind, name, form)
+	return c.judge(ctx, form, err)
+}
+
+// judge brings the damage list level with whether a blob of a small object is whole.
+func (c *check) judge(ctx context.Context, name string, err error) error {
+	switch KindOf(err) {
+	case Damaged, NewerFormat, WrongKey:
+		if _, gone := c.s.blob.Size(ctx, name); errors.Is(gone, blob.ErrNotExist) {
+			return nil
+		}
+		c.s.noteObject(name, savesetOf(name), err)
+	case NotFound: // it went meanwhile
+	default:
+		if err != nil {
+			return err
+		}
+		c.rep.Healthy += c.s.damage.drop(func(r *damageRow) bool { return r.sort == damagedObject && r.Object == name && c.s.known(name) })
+	}
+	c.rep.SmallObjects++
+	c.meter.add(1)
+	return nil
+}
+
+// keyring looks at all copies of the keyring: the store opens while one is whole.
+func (c *check) keyring(ctx context.Context) error {
+	for info, err := range c.s.blob.List(ctx, keys.Prefix, "") {
+		if err != nil {
+			return wrap("list keyring", "", err)
+		}
+		err = keys.Verify(ctx, c.s.blob, info.Name)
+		if err := c.judge(ctx, info.Name, wrap("read keyring", info.Name, err)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
