@@ -161,7 +161,7 @@ func unlockError(err error, secret bool) error {
 	case kind == dedup.Damaged:
 		return api.Errorf(api.CodeDamaged, "the store is damaged: %v", err)
 	case errors.Is(err, errNeedsSecret):
-		return api.Errorf(api.CodeStoreLocked, "the store is locked: %v", err)
+		return api.Errorf(api.CodeWrongStoreKey, "the store is locked: %v", err)
 	}
 	if e, ok := errors.AsType[*api.Error](err); ok {
 		return e

@@ -10,9 +10,9 @@ import (
 
 // StoreKeys open the store, and are its keys. Secrets come in bodies, and nothing of them is recorded or logged.
 type StoreKeys interface {
-	// UnlockStore opens a store that is not open. CodeWrongStoreKey for a wrong password or recovery key,
-	// CodeTooManyLogins after several, CodeConflict when it is open, CodeDamaged, CodeStoreLocked when something else is in
-	// the way, CodeTimeout when it goes on opening.
+	// UnlockStore opens a store that is not open. CodeWrongStoreKey for a wrong password or recovery key, and where one is
+	// needed and none was given; CodeTooManyLogins after several wrong ones, CodeConflict when it is open, CodeDamaged,
+	// CodeStoreLocked when something else is in the way, CodeTimeout when it goes on opening.
 	UnlockStore(ctx context.Context, u api.StoreUnlock) (api.Store, error)
 	// LockStore closes the store. CodeInUse while runs or maintenance are active; CodeConflict when it is not open.
 	LockStore(ctx context.Context) (api.Store, error)

@@ -15,7 +15,8 @@ import (
 
 func (a *app) storeCmd() *cobra.Command {
 	return a.group("store", "The deduplicating store", a.storeStatusCmd(), a.storeDamageCmd(), a.gcCmd(), a.checkCmd(), a.repairCmd(),
-		a.reindexCmd(), a.usageCmd(), a.storeJobsCmd(), a.storeWatchCmd(), a.storeCancelCmd())
+		a.reindexCmd(), a.usageCmd(), a.storeJobsCmd(), a.storeWatchCmd(), a.storeCancelCmd(),
+		a.storeUnlockCmd(), a.storeLockCmd(), a.storeKeyCmd())
 }
 
 func (a *app) storeStatusCmd() *cobra.Command {
@@ -28,7 +29,7 @@ func (a *app) storeStatusCmd() *cobra.Command {
   red         stored data is damaged: 'coffer store damage' names savesets and files. Backups go on,
               and heal what they meet
   unwritable  it takes no writes: the disk is full up to the reserve, or refuses to write
-  locked      it is not open, for lack of its key
+  locked      it is not open: it waits for its password ('coffer store unlock'), or the reason says more
 
 The daily maintenance deletes what may go, collects garbage, checks a share of the store, and counts.`,
 		Example: "  coffer store status\n  coffer store status --json | jq .state",

@@ -68,8 +68,9 @@ func (b *Backend) SetStoreOpeners(_ context.Context, o api.StoreOpeners) (api.St
 		add(o.Password != "", api.OpenerPassword)
 		add(o.KeyFile, api.OpenerKeyFile)
 		k.Openers = slices.DeleteFunc(k.Openers, func(x api.Opener) bool { return slices.Contains(o.Remove, x) })
-		if !slices.Contains(k.Openers, api.OpenerKeyFile) {
-			k.KeyFile = ""
+		k.KeyFile = ""
+		if slices.Contains(k.Openers, api.OpenerKeyFile) {
+			k.KeyFile = sampleKeys().KeyFile
 		}
 	})
 }
