@@ -341,10 +341,14 @@ type served struct {
 	home string
 }
 
-func serve(t *testing.T) *served {
+func serve(t *testing.T, change ...func(*Options)) *served {
 	t.Helper()
 	s := &served{t: t, log: &log{}, home: t.TempDir()}
-	a := opened(t, testConfig(t), Options{Logger: slog.New(slog.NewTextHandler(s.log, nil))})
+	opts := Options{Logger: slog.New(slog.NewTextHandler(s.log, nil))}
+	for _, c := range change {
+		c(&opts)
+	}
+	a := opened(t, testConfig(t), opts)
 	s.backend = newBackend(a)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
