@@ -124,6 +124,7 @@ func (r *Run) manifest(d Draft) Manifest {
 		Entries: d.Root.Totals.Entries, Logical: d.Root.Totals.Bytes,
 		New: c.newBytes.Load() + c.nodeBytes.Load(), Stored: c.stored.Load(), Meta: d.Meta, State: d.State,
 	}
+	m.Switches = r.layout.total(m.Logical, r.s.switchRate(d.Parent))
 	m.State.Number, m.State.Time = 0, now
 	m.State = m.State.normal()
 	return m

@@ -81,6 +81,7 @@ func (l *Lane) PutFrame(ctx context.Context, f frame.Frame) (seq uint64, err err
 	}
 	l.seq++
 	l.r.took(f)
+	l.r.layout.stored(l.w.ID(), uint64(f.PlainLen()))
 	if l.w.Size() >= l.r.s.opts.ContainerSize {
 		if err := l.rotate(ctx); err != nil {
 			return 0, err
@@ -226,6 +227,9 @@ func (r *Run) seal(w *container.Writer) error {
 	r.pins.adopt(dir.ID(), sealed.Size, dir.Kind())
 	r.counts.stored.Add(uint64(sealed.Size))
 	if err := r.s.enter(ctx, dir, r.pins.pin, nil); err != nil {
+		return r.fail(err)
+	}
+	if err := r.takeOver(ctx, dir); err != nil {
 		return r.fail(err)
 	}
 	r.known.forget(dir)

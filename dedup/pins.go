@@ -12,9 +12,10 @@ type containerState struct {
 	size      int64
 	pins      int32
 	condemned bool
-	was       bool // condemned at some time: others may have taken its chunks over
-	damaged   bool // its directory could not be read
-	barred    bool // which of its nodes are dead is not known: it may be read, and nothing of it is had
+	was       bool  // condemned at some time: others may have taken its chunks over
+	damaged   bool  // its directory could not be read
+	moving    int32 // entries of its chunks are being taken over: see takeOver
+	barred    bool  // which of its nodes are dead is not known: it may be read, and nothing of it is had
 }
 
 // containerSet knows the containers that are live, who pins them and which are condemned. All three stand under one
@@ -50,7 +51,7 @@ func (s *containerSet) pin(id container.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.m[id]
-	if !ok || c.condemned || c.damaged || c.barred {
+	if !ok || c.condemned || c.damaged || c.barred || c.moving > 0 {
 		return false
 	}
 	c.pins++

@@ -33,6 +33,7 @@ type Run struct {
 	known   *knownSet
 	nodes   *nodeWriter
 	lanes   *laneSet
+	layout  *layout
 	failure atomic.Pointer[Error]
 	counts  runCounts
 	damage  uint64 // version of the damage list when the run began
@@ -61,7 +62,7 @@ func (s *Store) Begin(ctx context.Context, opts RunOptions) (*Run, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := &Run{s: s, opts: opts, log: s.log.With("run", opts.ID), pins: newPinSet(s.containers), known: newKnownSet(), lanes: &laneSet{}}
+	r := &Run{s: s, opts: opts, log: s.log.With("run", opts.ID), pins: newPinSet(s.containers), known: newKnownSet(), lanes: &laneSet{}, layout: newLayout(opts.Rewrite)}
 	r.nodes = newNodeWriter(r)
 	r.damage = s.damage.now()
 	for i, id := range opts.Parents {
@@ -122,7 +123,7 @@ func (r *Run) alive() error {
 // Have fills out[i] with whether ds[i] (a data chunk or a node) is present. len(out) must be len(ds).
 //
 // INVARIANT: true means present AND pinned: it stays so until the run ends. True for a node means that everything
-// below it is present, too. What is on the damage list, or above it, is not present.
+// below it is present, too. False may be said of a chunk that is present: see RunOptions.Rewrite. What is on the damage list, or above it, is not present.
 func (r *Run) Have(ctx context.Context, ds []digest.Digest, out []bool) error {
 	if len(out) != len(ds) {
 		return &Error{Kind: Invalid, Op: "have"}
@@ -139,7 +140,7 @@ func (r *Run) Have(ctx context.Context, ds []digest.Digest, out []bool) error {
 			todo = append(todo, i)
 		}
 	}
-	return r.pinPlaces(ctx, ds, todo, func(i int, at found) { out[i] = !r.s.damage.bars(at) })
+	return r.pinPlaces(ctx, ds, todo, func(i int, at found) { out[i] = !r.s.damage.bars(at) && !r.layout.had(ds[i], at) })
 }
 
 // pinPlaces looks for those digests of ds that todo names, pins where they are and calls hit for each that is present

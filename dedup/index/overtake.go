@@ -9,47 +9,87 @@ import (
 	"coffer/dedup/container"
 )
 
-// Overtake takes note, synced, that rows of containers lose their locations to other containers: they are not canonical
-// from now on. Containers without a mark are left out.
-func (x *Index) Overtake(ctx context.Context, ids []container.ID) error {
-	if err := ctx.Err(); err != nil || len(ids) == 0 {
-		return err
+// Overtake has rows of a container, which was entered, take over the locations that their digests have in containers of
+// which from says so, and returns the slots that did. First, durably, the marks of those containers say that they are not
+// canonical any more; synced on return. KindNoSpace.
+func (x *Index) Overtake(ctx context.Context, d *container.Directory, slots []uint32, from func(container.ID) bool) (taken []uint32, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
-	return x.change("overtake containers", func() error {
-		changed := false
-		err := x.db.Update(func(txn *badger.Txn) error {
-			for _, id := range ids {
-				now, err := overtake(txn, id)
-				if err != nil {
-					return err
-				}
-				changed = changed || now
-			}
-			return nil
-		})
-		if err != nil || !changed {
+	err = x.change("overtake", func() error {
+		var old map[container.ID]struct{}
+		if taken, old, err = x.overtaken(d, slots, from); err != nil || len(taken) == 0 {
 			return err
 		}
-		return x.db.Sync()
+		if err := x.addElsewhere(old, 1); err != nil {
+			return err
+		}
+		if err := x.db.Sync(); err != nil {
+			return err
+		}
+		rows := make([]row, len(taken))
+		for i, slot := range taken {
+			digest := d.Digest(slot)
+			rows[i] = row{key: [keySize]byte(digest[:]), slot: slot}
+		}
+		if err := x.putRows(d, rows); err != nil {
+			return err
+		}
+		return x.addElsewhere(map[container.ID]struct{}{d.ID(): {}}, -len(taken))
 	})
+	return taken, err
 }
 
-// overtake changes one mark, if that is to be.
-func overtake(txn *badger.Txn, id container.ID) (changed bool, err error) {
-	item, err := txn.Get(markKey(id))
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return false, nil
-	}
+// overtaken returns the slots whose digests have their locations in such containers, and which those are.
+func (x *Index) overtaken(d *container.Directory, slots []uint32, from func(container.ID) bool) (taken []uint32, old map[container.ID]struct{}, err error) {
+	old = make(map[container.ID]struct{})
+	err = x.db.View(func(txn *badger.Txn) error {
+		for _, slot := range slots {
+			digest := d.Digest(slot)
+			l, found, err := get(txn, digest[:keySize])
+			if err != nil {
+				return err
+			}
+			if found && l.Container != d.ID() && from(l.Container) {
+				taken = append(taken, slot)
+				old[l.Container] = struct{}{}
+			}
+		}
+		return nil
+	})
+	return taken, old, err
+}
+
+// addElsewhere changes how many rows the marks of containers say to have their locations elsewhere. Containers without a
+// mark are left out.
+func (x *Index) addElsewhere(ids map[container.ID]struct{}, n int) error {
+	wb := x.db.NewWriteBatch()
+	defer wb.Cancel()
+	err := x.db.View(func(txn *badger.Txn) error {
+		for id := range ids {
+			item, err := txn.Get(markKey(id))
+			if errors.Is(err, badger.ErrKeyNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			v, err := item.ValueCopy(nil)
+			if err != nil {
+				return err
+			}
+			if _, err := markCanonical(v); err != nil {
+				return err
+			}
+			le.PutUint32(v[5:], uint32(max(int64(le.Uint32(v[5:]))+int64(n), 0)))
+			if err := wb.Set(markKey(id), v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
-		return false, err
+		return err
 	}
-	v, err := item.ValueCopy(nil)
-	if err != nil {
-		return false, err
-	}
-	if yes, err := markCanonical(v); err != nil || !yes {
-		return false, err
-	}
-	le.PutUint32(v[5:], 1)
-	return true, txn.Set(markKey(id), v)
+	return wb.Flush()
 }
