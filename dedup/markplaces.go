@@ -19,6 +19,9 @@ type place struct {
 // costs as much as some hundred look-ups, and what was asked for together is followed by its neighbours.
 const rowsWorthLoading = 64
 
+// sampleStep is the part of many chunks that is looked up to learn where they lie: one in so many.
+const sampleStep = 32
+
 // minRow is the fewest bytes that a chunk takes in its container: its row.
 const minRow = 44
 
@@ -35,59 +38,106 @@ func newPlaceFinder(s *Store) *placeFinder {
 
 // find fills out[i] for those of ds that the index names in a container that can be read; out[i].kind stays 0 for the
 // others. Places from the index are hints: see marks.agrees.
+//
+// A look-up in the index costs twenty times one in a directory. Of many chunks, therefore, a few are looked up first: they
+// tell where the others are likely to lie.
 func (f *placeFinder) find(ctx context.Context, ds []digest.Digest, out []place) error {
-	near := make([]found, len(ds))
-	f.dirs.find(ds, near)
-	var rest []digest.Digest
-	var at []int
+	todo := make([]int, len(ds))
 	for i := range ds {
-		dir := near[i].dir
-		if dir != nil && near[i].canonical && dir.Kind() == container.Data && !f.s.containers.overtaken(dir.ID()) {
-			out[i] = place{dir.ID(), near[i].slot, container.Data}
-			continue
+		todo[i], out[i] = i, place{}
+	}
+	todo = f.near(ds, todo, out)
+	if len(todo) >= 2*rowsWorthLoading {
+		var few, others []int
+		for j, i := range todo {
+			if j%sampleStep == 0 {
+				few = append(few, i)
+			} else {
+				others = append(others, i)
+			}
 		}
-		out[i] = place{}
-		rest, at = append(rest, ds[i]), append(at, i)
+		hits, err := f.ask(ctx, ds, few, out)
+		if err != nil {
+			return err
+		}
+		f.load(ctx, hits)
+		todo = f.near(ds, others, out)
 	}
-	if len(rest) == 0 {
-		return nil
-	}
-	return f.ask(ctx, rest, at, out)
+	_, err := f.ask(ctx, ds, todo, out)
+	return err
 }
 
-// ask asks the index, and loads the directories of containers that had many of the chunks.
-func (f *placeFinder) ask(ctx context.Context, ds []digest.Digest, at []int, out []place) error {
-	locs, ok := make([]index.Loc, len(ds)), make([]bool, len(ds))
-	if err := f.s.index.Lookup(ctx, ds, locs, ok); err != nil {
-		return wrap("look up index", "", err)
+// near finds those of todo that lie in loaded directories, and returns the others.
+func (f *placeFinder) near(ds []digest.Digest, todo []int, out []place) (rest []int) {
+	sub, at := make([]digest.Digest, len(todo)), make([]found, len(todo))
+	for j, i := range todo {
+		sub[j] = ds[i]
+	}
+	f.dirs.find(sub, at)
+	var last container.ID
+	good := false
+	rest = todo[:0]
+	for j, i := range todo {
+		dir := at[j].dir
+		if dir == nil || !at[j].canonical || dir.Kind() != container.Data {
+			rest = append(rest, i)
+			continue
+		}
+		if dir.ID() != last {
+			last, good = dir.ID(), !f.s.containers.overtaken(dir.ID())
+		}
+		if good {
+			out[i] = place{dir.ID(), at[j].slot, container.Data}
+		} else {
+			rest = append(rest, i)
+		}
+	}
+	return rest
+}
+
+// ask asks the index for those of todo, and returns how many chunks it found in each data container.
+func (f *placeFinder) ask(ctx context.Context, ds []digest.Digest, todo []int, out []place) (map[container.ID]int, error) {
+	if len(todo) == 0 {
+		return nil, ctx.Err()
+	}
+	sub, locs, ok := make([]digest.Digest, len(todo)), make([]index.Loc, len(todo)), make([]bool, len(todo))
+	for j, i := range todo {
+		sub[j] = ds[i]
+	}
+	if err := f.s.index.Lookup(ctx, sub, locs, ok); err != nil {
+		return nil, wrap("look up index", "", err)
 	}
 	hits := make(map[container.ID]int)
 	var last container.ID
 	size := int64(0)
-	for i := range ds {
-		if !ok[i] {
+	for j, i := range todo {
+		if !ok[j] {
 			continue
 		}
-		if l := locs[i]; l.Container != last {
+		if l := locs[j]; l.Container != last {
 			last, size = l.Container, 0
 			if f.s.containers.readable(l.Container) {
 				size = f.s.containers.size(l.Container)
 			}
 		}
-		if int64(locs[i].Slot) >= size/minRow {
+		if int64(locs[j].Slot) >= size/minRow {
 			continue
 		}
-		out[at[i]] = place{locs[i].Container, locs[i].Slot, locs[i].Kind}
-		if locs[i].Kind == container.Data {
-			hits[locs[i].Container]++
+		out[i] = place{locs[j].Container, locs[j].Slot, locs[j].Kind}
+		if locs[j].Kind == container.Data {
+			hits[locs[j].Container]++
 		}
 	}
+	return hits, nil
+}
+
+// load loads the directories of containers that hold many of the chunks of which a few were asked for.
+func (f *placeFinder) load(ctx context.Context, hits map[container.ID]int) {
 	for id, n := range hits {
-		if n >= rowsWorthLoading {
+		if n*sampleStep >= rowsWorthLoading && f.s.canonical(id) {
 			_, _ = f.dirs.load(ctx, id) // only to be faster
 		}
 	}
-	return ctx.Err()
 }
 
 // directory returns a container's directory; nil when it is gone or damaged.
