@@ -306,6 +306,7 @@ func (b *Backend) Saveset(_ context.Context, id string) (api.Saveset, error) {
 	defer b.mu.Unlock()
 	for _, s := range b.savesets {
 		if s.ID == id || (len(id) >= 6 && strings.HasPrefix(s.ID, id)) {
+			s.Kept = []api.KeptReason{{Cause: api.KeptEOL, Until: &s.EOL}}
 			return s, nil
 		}
 	}
