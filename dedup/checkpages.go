@@ -143,7 +143,7 @@ func (c *check) scan(ctx context.Context, id container.ID, bad map[uint32]error)
 	}
 	if c.o.Deep {
 		o.Ring = c.s.ring
-		o.Frame = func(_ uint32, kind container.Kind, f frame.Frame) error { return c.s.verify(ctx, kind, f) }
+		o.Frame = func(d *container.Directory, _ uint32, f frame.Frame) error { return c.s.verify(ctx, d, f) }
 	}
 	res, err := container.Scan(ctx, c.s.blob, id, o)
 	if errors.Is(err, keys.ErrUnknownKey) {
@@ -154,8 +154,8 @@ func (c *check) scan(ctx context.Context, id container.ID, bad map[uint32]error)
 	return res, err
 }
 
-// verify decompresses a frame and recomputes its digests.
-func (s *Store) verify(ctx context.Context, kind container.Kind, f frame.Frame) error {
+// verify decompresses a frame and recomputes its digests, where the domain's key is known.
+func (s *Store) verify(ctx context.Context, dir *container.Directory, f frame.Frame) error {
 	r, err := s.readers.take(ctx)
 	if err != nil {
 		return err
@@ -165,7 +165,10 @@ func (s *Store) verify(ctx context.Context, kind container.Kind, f frame.Frame) 
 	if err != nil {
 		return err
 	}
-	return f.Verify(r.hasher(kind), r.plain)
+	if h, err := s.readers.hasher(r, dir); err == nil {
+		return f.Verify(h, r.plain)
+	}
+	return nil
 }
 
 // clear takes off the list what proved to be as it should be.

@@ -106,7 +106,7 @@ func (r *Run) checkRoot(ctx context.Context, root recipe.Ref, tree recipe.Kind) 
 	if err != nil {
 		return wrap("commit", root.Digest.String(), err)
 	}
-	if family(node.Kind) != tree || node.Totals != root.Totals {
+	if family(node.Kind) != tree || node.Totals != root.Totals || node.SealedBy != r.opts.SealedBy {
 		return &Error{Kind: BadNode, Op: "commit", Object: root.Digest.String(), Err: fmt.Errorf("a %v with %+v is no root with %+v", node.Kind, node.Totals, root.Totals)}
 	}
 	return nil
@@ -116,7 +116,7 @@ func (r *Run) manifest(d Draft) Manifest {
 	now := r.s.opts.Now().UTC()
 	c := &r.counts
 	m := Manifest{
-		ID: newSavesetID(now), Domain: r.s.domain.ID, Run: r.opts.ID, Root: d.Root, Side: d.Side,
+		ID: newSavesetID(now), Domain: r.domain.ID, SealedBy: r.opts.SealedBy, Run: r.opts.ID, Root: d.Root, Side: d.Side,
 		Client: d.Client, Task: d.Task, TaskType: d.TaskType,
 		RequestedLevel: d.RequestedLevel, Level: d.Level, Reason: d.Reason, Parent: d.Parent,
 		Started: d.Started.UTC().Round(0), Finished: d.Finished.UTC().Round(0), Committed: now.Round(0),

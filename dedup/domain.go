@@ -25,7 +25,7 @@ type domainObject struct {
 	ID       digest.DomainID `json:"id"`
 	Key      string          `json:"key"` // hex
 	Chunking chunk.Params    `json:"chunking"`
-	// Primary: runs of this store write into this domain.
+	// Primary: runs that name no domain write into this one.
 	Primary bool `json:"primary"`
 }
 
@@ -61,27 +61,49 @@ func (o domainObject) domain() (Domain, error) {
 	return d, nil
 }
 
-// loadDomain finds the primary domain. Kind NotFound when the store has none.
+// loadDomain reads all domains and returns the primary one. Kind NotFound when the store has none. A damaged domain costs
+// its own savesets, not the store.
 func (s *Store) loadDomain(ctx context.Context) (Domain, error) {
+	var primary Domain
+	var damage error
 	for obj, err := range s.objects(ctx, domainPrefix) {
 		if err != nil {
 			return Domain{}, wrap("list domains", "", err)
 		}
-		var o domainObject
-		if err := s.readObject(ctx, domainKind, obj, &o); err != nil {
+		d, isPrimary, err := s.readDomain(ctx, obj)
+		switch {
+		case KindOf(err) == Damaged:
+			s.log.Error("domain is damaged: its savesets cannot be read", "domain", obj.name, "err", err)
+			damage = err
+		case err != nil:
 			return Domain{}, err
+		case isPrimary:
+			primary = d
 		}
-		if obj.name != domainPrefix+o.ID.String() {
-			return Domain{}, &Error{Kind: Damaged, Op: "load domain", Object: obj.name, Err: fmt.Errorf("it is that of %v", o.ID)}
+		if err == nil {
+			s.domains.add(d)
 		}
-		if !o.Primary {
-			continue
-		}
-		d, err := o.domain()
-		if err != nil {
-			return Domain{}, &Error{Kind: Damaged, Op: "load domain", Object: obj.name, Err: err}
-		}
-		return d, nil
 	}
-	return Domain{}, &Error{Kind: NotFound, Op: "load domain"}
+	if primary.ID.IsZero() && damage != nil {
+		return Domain{}, damage
+	}
+	if primary.ID.IsZero() {
+		return Domain{}, &Error{Kind: NotFound, Op: "load domain"}
+	}
+	return primary, nil
+}
+
+func (s *Store) readDomain(ctx context.Context, obj object) (d Domain, primary bool, err error) {
+	var o domainObject
+	if err := s.readObject(ctx, domainKind, obj, &o); err != nil {
+		return d, false, err
+	}
+	damaged := func(err error) error { return &Error{Kind: Damaged, Op: "load domain", Object: obj.name, Err: err} }
+	if obj.name != domainPrefix+o.ID.String() {
+		return d, false, damaged(fmt.Errorf("it is that of %v", o.ID))
+	}
+	if d, err = o.domain(); err != nil {
+		return d, false, damaged(err)
+	}
+	return d, o.Primary, nil
 }

@@ -13,6 +13,7 @@ import (
 	"coffer/dedup/chunk"
 	"coffer/dedup/digest"
 	"coffer/dedup/recipe"
+	"coffer/dedup/seal"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -79,6 +80,9 @@ func TestObjectGoldens(t *testing.T) {
 	withSwitches := m
 	withSwitches.Switches = 7
 	manifestComesBack(t, "manifest-switches.json", withSwitches)
+	sealed := withSwitches
+	sealed.SealedBy = seal.ID{8, 9}
+	manifestComesBack(t, "manifest-sealed.json", sealed)
 	golden(t, "manifest-empty.json", (&Manifest{}).object())
 	golden(t, "state.json", State{Number: 1, Time: m.Started}.object(m.ID))
 	golden(t, "epoch.json", epochObject{objectVersion, 9, "backup1 pid 42", m.Started})

@@ -22,6 +22,7 @@ import (
 	"coffer/dedup/index"
 	"coffer/dedup/keys"
 	"coffer/dedup/recipe"
+	"coffer/dedup/seal"
 	"coffer/dedup/vfs"
 	"coffer/dedup/vfs/errorfs"
 )
@@ -155,6 +156,7 @@ type agent struct {
 	run   *Run
 	lanes []*Lane
 	keys  digest.Keys
+	key   *seal.Key // nil: nothing is sealed
 	nodes []struct {
 		d   digest.Digest
 		rec []byte
@@ -170,7 +172,7 @@ func (a *agent) PutNode(_ context.Context, d digest.Digest, rec []byte) error {
 }
 
 func newAgent(run *Run, s *Store, lanes int) (*agent, error) {
-	a := &agent{run: run, keys: s.Domain().Keys}
+	a := &agent{run: run, keys: run.domain.Keys}
 	for range lanes {
 		l, err := run.Lane(LaneOptions{})
 		if err != nil {
@@ -192,6 +194,26 @@ func (a *agent) backup(ctx context.Context, t testTree) (root, side recipe.Ref, 
 	return root, side, a.sendNodes(ctx)
 }
 
+// into is the sink of the builders.
+func (a *agent) into() recipe.Sink {
+	if a.key == nil {
+		return a
+	}
+	return seal.NewSink(a, *a.key)
+}
+
+// stored is a chunk as the store has it.
+func (a *agent) stored(c []byte) []byte {
+	if a.key == nil {
+		return c
+	}
+	box, err := seal.NewSealer(*a.key).SealChunk(nil, c)
+	if err != nil {
+		panic(err)
+	}
+	return box
+}
+
 func (a *agent) sendData(ctx context.Context, t testTree) error {
 	h := digest.NewHasher(a.keys.Data)
 	enc := frame.NewEncoder()
@@ -209,7 +231,7 @@ func (a *agent) sendData(ctx context.Context, t testTree) error {
 		ds := make([]digest.Digest, len(t[name]))
 		have := make([]bool, len(ds))
 		for i, c := range t[name] {
-			ds[i] = h.Sum(c)
+			ds[i] = h.Sum(a.stored(c))
 		}
 		if err := a.run.Have(ctx, ds, have); err != nil {
 			return err
@@ -218,6 +240,7 @@ func (a *agent) sendData(ctx context.Context, t testTree) error {
 			if have[i] {
 				continue
 			}
+			c = a.stored(c)
 			p := &packers[lane]
 			if !p.Fits(len(c)) || p.Len() > 24<<10 {
 				if err := put(lane); err != nil {
@@ -245,7 +268,8 @@ func (a *agent) sendData(ctx context.Context, t testTree) error {
 // build makes the nodes of a tree of two levels.
 func (a *agent) build(ctx context.Context, t testTree) (root, side recipe.Ref, err error) {
 	data, node := digest.NewHasher(a.keys.Data), digest.NewHasher(a.keys.Node)
-	top, sides := recipe.NewDirBuilder(a, node), recipe.NewSideBuilder(a, node)
+	into := a.into()
+	top, sides := recipe.NewDirBuilder(into, node), recipe.NewSideBuilder(into, node)
 	dirs := make(map[string][]string)
 	for _, name := range t.names() {
 		d, f := path.Split(name)
@@ -257,12 +281,12 @@ func (a *agent) build(ctx context.Context, t testTree) (root, side recipe.Ref, e
 		if err := row(d); err != nil {
 			return root, side, err
 		}
-		b := recipe.NewDirBuilder(a, node)
+		b := recipe.NewDirBuilder(into, node)
 		for _, f := range dirs[d] {
 			e := recipe.Entry{Name: f, Mode: recipe.ModeRegular | 0o644}
-			s := recipe.NewStreamBuilder(a, node)
+			s := recipe.NewStreamBuilder(into, node)
 			for _, c := range t[d+"/"+f] {
-				if err := s.Add(ctx, recipe.Extent{Length: uint64(len(c)), Digest: data.Sum(c)}); err != nil {
+				if err := s.Add(ctx, recipe.Extent{Length: uint64(len(c)), Digest: data.Sum(a.stored(c))}); err != nil {
 					return root, side, err
 				}
 				e.Size += uint64(len(c))
@@ -379,9 +403,18 @@ func compare(ctx context.Context, s *Store, id SavesetID, want testTree) error {
 		return err
 	}
 	defer v.Close()
+	return compareTree(ctx, v, v.Manifest(), want)
+}
+
+// contents is a saveset that can be read.
+type contents interface {
+	recipe.Source
+	Chunk(ctx context.Context, d digest.Digest) ([]byte, error)
+}
+
+func compareTree(ctx context.Context, v contents, m Manifest, want testTree) error {
 	seen := 0
-	m := v.Manifest()
-	err = recipe.Walk(ctx, v, m.Root.Digest, m.Side.Digest, func(p string, st recipe.Step) error {
+	err := recipe.Walk(ctx, v, m.Root.Digest, m.Side.Digest, func(p string, st recipe.Step) error {
 		if st.Entry.IsDir() {
 			return nil
 		}
@@ -401,7 +434,7 @@ func compare(ctx context.Context, s *Store, id SavesetID, want testTree) error {
 	return err
 }
 
-func readFile(ctx context.Context, v *View, e *recipe.Entry) ([]byte, error) {
+func readFile(ctx context.Context, v contents, e *recipe.Entry) ([]byte, error) {
 	it := recipe.NewStreamIter(v, e.Content, e.Size)
 	var out []byte
 	for {

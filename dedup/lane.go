@@ -53,7 +53,7 @@ func (s *laneSet) all() []*Lane {
 
 // Lane opens one stream of data frames with a container of its own. A lane ends with its run.
 func (r *Run) Lane(opts LaneOptions) (*Lane, error) {
-	l := &Lane{r: r, opts: opts, dec: frame.NewDecoder(), hasher: digest.NewHasher(r.s.domain.Keys.Data)}
+	l := &Lane{r: r, opts: opts, dec: frame.NewDecoder(), hasher: digest.NewHasher(r.domain.Keys.Data)}
 	r.lanes.mu.Lock()
 	defer r.lanes.mu.Unlock()
 	if err := r.alive(); err != nil {
@@ -131,7 +131,7 @@ func (r *Run) newContainer(ctx context.Context, kind container.Kind) (*container
 	if err := s.checkSpace(ctx, s.opts.ContainerSize); err != nil {
 		return nil, r.fail(err)
 	}
-	w, err := s.newContainer(kind, s.domain.ID, s.opts.Now().Unix())
+	w, err := s.newContainer(kind, r.domain.ID, s.opts.Now().Unix())
 	if err != nil {
 		return nil, r.fail(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"coffer/dedup/digest"
 	"coffer/dedup/recipe"
+	"coffer/dedup/seal"
 )
 
 // SavesetID names a saveset: 6 bytes of milliseconds since 1970, then 10 random bytes, so that ids sort by time.
@@ -69,9 +70,11 @@ type Draft struct {
 type Manifest struct {
 	ID     SavesetID
 	Domain digest.DomainID
-	Run    string
-	Root   recipe.Ref
-	Side   recipe.Ref
+	// SealedBy is the task key without which nobody reads the saveset; zero: it is not sealed.
+	SealedBy seal.ID
+	Run      string
+	Root     recipe.Ref
+	Side     recipe.Ref
 
 	Client, Task, TaskType        string
 	RequestedLevel, Level, Reason string

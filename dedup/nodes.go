@@ -31,7 +31,7 @@ type nodeWriter struct {
 }
 
 func newNodeWriter(r *Run) *nodeWriter {
-	return &nodeWriter{r: r, dec: frame.NewDecoder(), enc: frame.NewEncoder(), hasher: digest.NewHasher(r.s.domain.Keys.Node)}
+	return &nodeWriter{r: r, dec: frame.NewDecoder(), enc: frame.NewEncoder(), hasher: digest.NewHasher(r.domain.Keys.Node)}
 }
 
 // arrived is a node of the frame at hand.
@@ -81,7 +81,7 @@ func (n *nodeWriter) open(f frame.Frame) ([]arrived, error) {
 	for i, ref := range f.Refs {
 		rec := plain[:ref.Length:ref.Length]
 		plain = plain[ref.Length:]
-		node, err := recipe.Parse(rec)
+		node, err := n.parse(rec)
 		if err != nil {
 			return nil, fmt.Errorf("node %v: %w", ref.Digest, err)
 		}
@@ -89,6 +89,24 @@ func (n *nodeWriter) open(f frame.Frame) ([]arrived, error) {
 	}
 	return nodes, nil
 }
+
+// parse reads a record and checks all of it that the store can see. A run's nodes are all sealed by its key, or all open.
+func (n *nodeWriter) parse(rec []byte) (recipe.Node, error) {
+	by := n.r.opts.SealedBy
+	if by.IsZero() {
+		return recipe.Parse(rec)
+	}
+	node, err := recipe.ParseClear(rec)
+	if err == nil && node.SealedBy != by {
+		err = fmt.Errorf("it is sealed by %x, the run's key is %v: %w", node.SealedBy, by, errOtherKey)
+	}
+	return node, err
+}
+
+var (
+	errOtherKey     = &Error{Kind: BadNode, Op: "put nodes", Err: errors.New("not sealed as the run says")}
+	errSealedForAll = errors.New("sealed nodes need a domain of their own")
+)
 
 // checkChildren holds every child of the nodes against what the run and the store have.
 func (n *nodeWriter) checkChildren(ctx context.Context, nodes []arrived) error {
@@ -130,7 +148,7 @@ func factsOf(n *recipe.Node) nodeFacts {
 func (n *nodeWriter) checkOwn(parent *recipe.Node, c recipe.Child, here map[digest.Digest]nodeFacts) (own bool, err error) {
 	if !c.Node {
 		length, ok := n.r.known.data[c.Digest]
-		if ok && uint64(length) != c.Length {
+		if ok && !isLength(c, length) {
 			return false, errChild
 		}
 		return ok, nil
@@ -171,8 +189,11 @@ func (at found) holds(c recipe.Child) bool {
 	if c.Node {
 		return at.dir.Kind() == container.Node
 	}
-	return at.dir.Kind() == container.Data && uint64(at.dir.Row(at.slot).Length) == c.Length
+	return at.dir.Kind() == container.Data && isLength(c, at.dir.Row(at.slot).Length)
 }
+
+// isLength reports whether a chunk has the length that its node says. A sealed node says none, which is 0.
+func isLength(c recipe.Child, length uint32) bool { return c.Length == 0 || c.Length == uint64(length) }
 
 // add needs mu held.
 func (n *nodeWriter) add(ctx context.Context, a *arrived) error {

@@ -28,6 +28,8 @@ const (
 	objectVersion = 1
 	// manifestSwitches is the version of a manifest that tells its container switches; one that does not is of version 1.
 	manifestSwitches = 2
+	// manifestSealed is the version of a manifest whose saveset is sealed by a task key.
+	manifestSealed = 3
 	// maxObject is the most bytes of a small object: nobody reads more than that into memory.
 	maxObject = 4 << 20
 	// maxMeta is the most bytes of a manifest's Meta.
@@ -69,7 +71,7 @@ func stateName(id SavesetID, n uint32) string {
 // newestVersion is the highest version of a kind of object that this program knows.
 func newestVersion(kind string) int {
 	if kind == manifestKind {
-		return manifestSwitches
+		return manifestSealed
 	}
 	return objectVersion
 }

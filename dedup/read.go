@@ -13,21 +13,27 @@ import (
 
 // reader is what one decoding of a frame needs; it is reused.
 type reader struct {
-	dec        *frame.Decoder
-	data, node *digest.Hasher
-	buf        container.Buffer
-	plain      []byte // for verify alone: what is cached is not reused
+	dec     *frame.Decoder
+	hashers map[digest.DomainID]domainHashers
+	buf     container.Buffer
+	plain   []byte // for verify alone: what is cached is not reused
 }
+
+// domainHashers verify what a domain has.
+type domainHashers struct{ data, node *digest.Hasher }
+
+// maxHashers bounds the domains that a reader keeps hashers for: each takes 32 KiB.
+const maxHashers = 16
 
 // readerPool bounds how many frames are decoded at once, and with it the memory that is not in a cache.
 type readerPool struct {
-	keys digest.Keys
-	free chan *reader // as many as may run; nil is one to be made
+	domain func(digest.DomainID) (Domain, bool)
+	free   chan *reader // as many as may run; nil is one to be made
 }
 
-func newReaderPool(k digest.Keys) *readerPool {
+func newReaderPool(domain func(digest.DomainID) (Domain, bool)) *readerPool {
 	n := max(4, 2*runtime.GOMAXPROCS(0))
-	p := &readerPool{keys: k, free: make(chan *reader, n)}
+	p := &readerPool{domain: domain, free: make(chan *reader, n)}
 	for range n {
 		p.free <- nil
 	}
@@ -35,7 +41,7 @@ func newReaderPool(k digest.Keys) *readerPool {
 }
 
 func (s *Store) prepareReading(context.Context) error {
-	s.readers = newReaderPool(s.domain.Keys)
+	s.readers = newReaderPool(s.domains.get)
 	return nil
 }
 
@@ -43,7 +49,7 @@ func (p *readerPool) take(ctx context.Context) (*reader, error) {
 	select {
 	case r := <-p.free:
 		if r == nil {
-			r = &reader{dec: frame.NewDecoder(), data: digest.NewHasher(p.keys.Data), node: digest.NewHasher(p.keys.Node)}
+			r = &reader{dec: frame.NewDecoder(), hashers: make(map[digest.DomainID]domainHashers)}
 		}
 		return r, nil
 	case <-ctx.Done():
@@ -88,6 +94,10 @@ func (s *Store) decode(ctx context.Context, dir *container.Directory, i uint32) 
 	}
 	defer s.readers.give(r)
 	loc := Loc{dir.ID(), i}
+	h, err := s.readers.hasher(r, dir)
+	if err != nil {
+		return nil, err
+	}
 	f, err := container.ReadFrame(ctx, s.blob, dir, i, &r.buf)
 	if kindFromBelow(err) == Damaged {
 		s.noteFrame(ctx, dir, i, err)
@@ -97,7 +107,7 @@ func (s *Store) decode(ctx context.Context, dir *container.Directory, i uint32) 
 	}
 	plain, err := r.dec.Decode(f, nil)
 	if err == nil {
-		err = f.Verify(r.hasher(dir.Kind()), plain)
+		err = f.Verify(h, plain)
 	}
 	if err != nil {
 		s.noteFrame(ctx, dir, i, err)
@@ -106,11 +116,24 @@ func (s *Store) decode(ctx context.Context, dir *container.Directory, i uint32) 
 	return plain, nil
 }
 
-func (r *reader) hasher(k container.Kind) *digest.Hasher {
-	if k == container.Node {
-		return r.node
+// hasher returns what verifies the chunks of a container. Kind NotFound when the store lacks the domain's key.
+func (p *readerPool) hasher(r *reader, dir *container.Directory) (*digest.Hasher, error) {
+	h, ok := r.hashers[dir.Domain()]
+	if !ok {
+		d, known := p.domain(dir.Domain())
+		if !known {
+			return nil, &Error{Kind: NotFound, Op: "find domain", Object: dir.Domain().String()}
+		}
+		if len(r.hashers) >= maxHashers {
+			clear(r.hashers)
+		}
+		h = domainHashers{digest.NewHasher(d.Keys.Data), digest.NewHasher(d.Keys.Node)}
+		r.hashers[d.ID] = h
 	}
-	return r.data
+	if dir.Kind() == container.Node {
+		return h.node, nil
+	}
+	return h.data, nil
 }
 
 // Read-ahead is a hint: few workers, a short queue, and nobody waits for either.

@@ -8,12 +8,19 @@ import (
 
 	"coffer/dedup/container"
 	"coffer/dedup/digest"
+	"coffer/dedup/seal"
 )
 
 // RunOptions describe a run.
 type RunOptions struct {
 	// ID is the run's name for logs and the manifest.
 	ID string
+	// Domain that the run writes into; its zero value means the primary one. Have and PutNodes know what this domain has,
+	// and nothing else.
+	Domain digest.DomainID
+	// SealedBy is the task key that seals all nodes of the run; its zero value means that none is sealed. Only for a domain
+	// that is not the primary one.
+	SealedBy seal.ID
 	// Parents are leased until the run ends.
 	Parents []SavesetID
 	// Rewrite lets the run store up to 5 % of what it has anew, where reading it back would gather it from many containers:
@@ -28,6 +35,7 @@ type RunOptions struct {
 type Run struct {
 	s       *Store
 	opts    RunOptions
+	domain  Domain
 	log     *slog.Logger
 	pins    *pinSet
 	known   *knownSet
@@ -57,12 +65,17 @@ type RunStats struct {
 	StoredBytes uint64
 }
 
-// Begin opens a run. Kind NotFound for a parent that does not exist.
+// Begin opens a run. Kind NotFound for a parent or a domain that does not exist.
 func (s *Store) Begin(ctx context.Context, opts RunOptions) (*Run, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := &Run{s: s, opts: opts, log: s.log.With("run", opts.ID), pins: newPinSet(s.containers), known: newKnownSet(), lanes: &laneSet{}, layout: newLayout(opts.Rewrite)}
+	domain, err := s.runDomain(opts)
+	if err != nil {
+		return nil, err
+	}
+	r := &Run{s: s, opts: opts, domain: domain, log: s.log.With("run", opts.ID), pins: newPinSet(s.containers), known: newKnownSet(), lanes: &laneSet{},
+		layout: newLayout(opts.Rewrite)}
 	r.nodes = newNodeWriter(r)
 	r.damage = s.damage.now()
 	for i, id := range opts.Parents {
@@ -176,7 +189,7 @@ func (r *Run) takeNear(at found) bool {
 
 // takes pins a place if it is of the run's domain.
 func (r *Run) takes(at found) bool {
-	return at.dir.Domain() == r.s.domain.ID && r.pins.pin(at.dir.ID())
+	return at.dir.Domain() == r.domain.ID && r.pins.pin(at.dir.ID())
 }
 
 func (r *Run) pinIndexed(ctx context.Context, ds []digest.Digest, hit func(j int, at found)) error {

@@ -16,6 +16,7 @@ import (
 	"coffer/dedup/blob"
 	"coffer/dedup/digest"
 	"coffer/dedup/recipe"
+	"coffer/dedup/seal"
 )
 
 // manifestObject is the stored form of a Manifest; FORMAT.md explains the fields.
@@ -23,6 +24,7 @@ type manifestObject struct {
 	Version        int             `json:"version"`
 	ID             SavesetID       `json:"id"`
 	Domain         digest.DomainID `json:"domain"`
+	SealedBy       seal.ID         `json:"sealed_by,omitzero"`
 	Run            string          `json:"run,omitzero"`
 	Root           recipe.Ref      `json:"root"`
 	Side           recipe.Ref      `json:"side,omitzero"`
@@ -65,8 +67,11 @@ func (m *Manifest) object() manifestObject {
 	if m.Switches > 0 {
 		version = manifestSwitches
 	}
+	if !m.SealedBy.IsZero() {
+		version = manifestSealed
+	}
 	return manifestObject{
-		Version: version, ID: m.ID, Domain: m.Domain, Run: m.Run, Root: m.Root, Side: m.Side,
+		Version: version, ID: m.ID, Domain: m.Domain, SealedBy: m.SealedBy, Run: m.Run, Root: m.Root, Side: m.Side,
 		Client: m.Client, Task: m.Task, TaskType: m.TaskType, RequestedLevel: m.RequestedLevel, Level: m.Level,
 		Reason: m.Reason, Parent: m.Parent, Started: m.Started, Finished: m.Finished, Committed: m.Committed,
 		Sources: m.Sources, Warnings: m.Warnings, Entries: m.Entries, Logical: m.Logical, New: m.New, Stored: m.Stored,
@@ -76,7 +81,7 @@ func (m *Manifest) object() manifestObject {
 
 func (o *manifestObject) manifest() Manifest {
 	return Manifest{
-		ID: o.ID, Domain: o.Domain, Run: o.Run, Root: o.Root, Side: o.Side,
+		ID: o.ID, Domain: o.Domain, SealedBy: o.SealedBy, Run: o.Run, Root: o.Root, Side: o.Side,
 		Client: o.Client, Task: o.Task, TaskType: o.TaskType, RequestedLevel: o.RequestedLevel, Level: o.Level,
 		Reason: o.Reason, Parent: o.Parent, Started: o.Started, Finished: o.Finished, Committed: o.Committed,
 		Sources: o.Sources, Warnings: o.Warnings, Entries: o.Entries, Logical: o.Logical, New: o.New, Stored: o.Stored,

@@ -22,7 +22,7 @@ type Store struct {
 	blob   blob.Store
 	fs     vfs.FS
 	ring   *keys.Ring
-	domain Domain
+	domain Domain // the primary one
 	locks  []io.Closer
 
 	epoch uint32
@@ -41,6 +41,8 @@ type Store struct {
 	damageSave sync.Mutex // held while the damage list is written
 	keeper     *damageKeeper
 	checks     checkRounds
+
+	domains domainSet // all, the primary one too
 
 	shutDown atomic.Bool // set once by Close, before the index goes
 
@@ -140,6 +142,7 @@ func (s *Store) create(ctx context.Context) error {
 	if s.domain, err = newDomain(); err != nil {
 		return err
 	}
+	s.domains.add(s.domain)
 	return s.putObject(ctx, domainKind, domainPrefix+s.domain.ID.String(), s.domain.object())
 }
 
@@ -161,7 +164,7 @@ func (s *Store) setRing(r *keys.Ring) {
 	s.dirs = newDirCache(s.blob, r, s.opts.LocalityMemory, s.canonical)
 }
 
-// Domain returns the domain that runs of this store write into.
+// Domain returns the domain that runs of this store write into which name no other.
 func (s *Store) Domain() Domain { return s.domain }
 
 // Close ends everything: runs still open are aborted, views become unusable. The store must not be used afterwards.

@@ -103,10 +103,10 @@ func (c *collection) newCopier(kind container.Kind, ids []container.ID) *copier 
 		cp.domain = j.domain
 		cp.from[id] = struct{}{}
 	}
-	if cp.domain == c.s.domain.ID {
-		key := c.s.domain.Keys.Data
+	if d, ok := c.s.domains.get(cp.domain); ok {
+		key := d.Keys.Data
 		if kind == container.Node {
-			key = c.s.domain.Keys.Node
+			key = d.Keys.Node
 		}
 		cp.hasher = digest.NewHasher(key)
 	}

@@ -105,7 +105,7 @@ func TestScanNamesFrames(t *testing.T) {
 	}
 	whole := blobOf(t, s, d.ID())
 	for i := range uint32(d.Frames()) {
-		for _, o := range []ScanOptions{{}, {Ring: ring, Frame: func(uint32, Kind, frame.Frame) error { return nil }}} {
+		for _, o := range []ScanOptions{{}, {Ring: ring, Frame: func(*Directory, uint32, frame.Frame) error { return nil }}} {
 			b := bytes.Clone(whole)
 			b[d.Frame(i).Offset+int64(d.Frame(i).Size)/2] ^= 1
 			var bad []uint32

@@ -24,7 +24,7 @@ type ScanOptions struct {
 	Wait func(ctx context.Context, n int) error
 	// Frame gets every frame that is whole: decrypted, still compressed, valid during the call. What it returns counts as
 	// damage of that frame. It needs Ring.
-	Frame func(i uint32, kind Kind, f frame.Frame) error
+	Frame func(d *Directory, i uint32, f frame.Frame) error
 	// Bad gets every frame that is damaged.
 	Bad func(i uint32, err error)
 }
@@ -124,7 +124,7 @@ func (s *scanner) check(d *Directory, i uint32, info FrameInfo, raw []byte) erro
 	if err != nil {
 		return err
 	}
-	return s.o.Frame(i, d.header.kind, f)
+	return s.o.Frame(d, i, f)
 }
 
 // checkRecord is openRecord without the key.
