@@ -41,6 +41,14 @@
 // it. What is condemned is stored again by the runs that need it, and their copy takes the entry in the index over; where
 // a run's new container keeps another's entry, the run pins that one.
 //
+// # Rewriting
+//
+// Data that changes a little from run to run comes to lie in many containers. Each run counts in how many a reader finds
+// each 64 MiB (Manifest.Switches), and a run that may rewrite is told "missing" for up to 5 % of what it has, where a
+// container gives least to the last 64 MiB. Its copy takes the entry in the index over: only while no other run pins the
+// old container, and none can until it is done (takeOver). What lies there then is garbage. A collection that marked the
+// old copy keeps the new one, for its container is young.
+//
 // # Garbage collection
 //
 // A collection marks, takes dead nodes out, then sweeps. It keeps one bit per slot of each canonical copy. Its roots are

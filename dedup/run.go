@@ -136,7 +136,8 @@ func (r *Run) alive() error {
 // Have fills out[i] with whether ds[i] (a data chunk or a node) is present. len(out) must be len(ds).
 //
 // INVARIANT: true means present AND pinned: it stays so until the run ends. True for a node means that everything
-// below it is present, too. False may be said of a chunk that is present: see RunOptions.Rewrite. What is on the damage list, or above it, is not present.
+// below it is present, too. What is on the damage list, or above it, is not present. False may be said of a chunk that is
+// present: see RunOptions.Rewrite.
 func (r *Run) Have(ctx context.Context, ds []digest.Digest, out []bool) error {
 	if len(out) != len(ds) {
 		return &Error{Kind: Invalid, Op: "have"}

@@ -105,7 +105,8 @@ func (b *backup) prepare(requested Level) (err error) {
 
 // open begins the store's run and the view of the parent.
 func (b *backup) open() error {
-	opts := dedup.RunOptions{ID: b.id}
+	// A run without a parent reads everything: it is the one that can mend how the saveset lies.
+	opts := dedup.RunOptions{ID: b.id, Rewrite: b.decision.Parent == nil}
 	if p := b.decision.Parent; p != nil {
 		id, err := dedup.ParseSavesetID(p.ID)
 		if err != nil {
