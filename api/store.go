@@ -159,6 +159,14 @@ type MaintenanceReport struct {
 	Check  *CheckReport  `json:"check,omitempty"`
 	Repair *RepairReport `json:"repair,omitempty"`
 	Usage  *StoreUsage   `json:"usage,omitempty"`
+	Purge  *PurgeReport  `json:"purge,omitempty"`
+}
+
+// PurgeReport is what a purge deleted and what it left.
+type PurgeReport struct {
+	Deleted      int64 `json:"savesets_deleted"`
+	LogicalBytes int64 `json:"logical_bytes" doc:"of the deleted savesets"`
+	Left         int64 `json:"savesets_left" doc:"whose time is over, and which are in use or kept"`
 }
 
 // GCReport is what a garbage collection did.

@@ -36,23 +36,28 @@ func (d keyDesk) UnlockStore(ctx context.Context, u api.StoreUnlock) (api.Store,
 // LockStore implements server.StoreKeys. The mount comes back with the next unlock.
 func (d keyDesk) LockStore(ctx context.Context) (api.Store, error) {
 	err := d.store.lock(func(s *dedup.Store) error {
-		if n := d.jobs.Active(); n > 0 {
-			return api.Errorf(api.CodeInUse, "%d runs are active", n).WithHint("wait for them, or cancel them: coffer run list")
-		}
 		if job, ok := d.upkeep.Active(); ok {
 			return api.Errorf(api.CodeInUse, "maintenance is active: %s", job.Kind).WithHint("wait for it, or cancel it")
 		}
-		d.mount.stop()
-		if st := s.Stats(); st.Runs+st.Views > 0 {
-			d.mount.restore(ctx)
-			return api.Errorf(api.CodeInUse, "savesets are being read").WithHint("wait for downloads to end")
-		}
-		return nil
+		return d.makeIdle(ctx, s)
 	}, "it was locked by "+userOf(ctx)+": coffer store unlock")
 	if err != nil {
 		return api.Store{}, apiError(err)
 	}
 	return storeDesk(d).Store(ctx)
+}
+
+// makeIdle takes the mount away, and refuses where anybody else uses the store.
+func (a *appliance) makeIdle(ctx context.Context, s *dedup.Store) error {
+	if n := a.jobs.Active(); n > 0 {
+		return api.Errorf(api.CodeInUse, "%d runs are active", n).WithHint("wait for them, or cancel them: coffer run list")
+	}
+	a.mount.stop()
+	if st := s.Stats(); st.Runs+st.Views > 0 {
+		a.mount.restore(ctx)
+		return api.Errorf(api.CodeInUse, "savesets are being read").WithHint("wait for downloads to end")
+	}
+	return nil
 }
 
 // StoreKeys implements server.StoreKeys.

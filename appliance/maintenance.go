@@ -24,7 +24,7 @@ import (
 func (a *appliance) newUpkeep() *maintenance.Manager {
 	c := a.conf.Maintenance
 	return maintenance.New(maintenance.Options{
-		Catalog: a.catalog, Logger: a.log, Now: a.opts.Now, OpenSource: a.openSource, Purge: a.purge,
+		Catalog: a.catalog, Logger: a.log, Now: a.opts.Now, OpenSource: a.openSource, Purge: a.purge, Reindex: a.reindex,
 		Store: func() (maintenance.Store, error) {
 			s, err := a.store.get()
 			if err != nil {
@@ -288,7 +288,7 @@ func (a *appliance) facts(ctx context.Context, store *dedup.Store) (maintenance.
 // describe fills in what the open store says of itself.
 func describe(out *api.Store, store *dedup.Store, f maintenance.Facts) {
 	stats := store.Stats()
-	out.Domain, out.Encrypted = store.Domain().ID.String(), true // it was opened with a key file: a plain store does not take one
+	out.Domain, out.Encrypted = store.Domain().ID.String(), store.Encrypted()
 	out.Savesets, out.Containers = int64(stats.Savesets), int64(stats.Containers)
 	out.StoredBytes, out.DamagedObjects = int64(stats.StoredBytes), int64(f.Damage)
 	out.Check = api.StoreCheck{Objects: at(f.Check.Objects), Pages: at(latest(f.Check.Pages, f.Check.Deep)), DueAt: at(f.CheckDue())}

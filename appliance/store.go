@@ -63,7 +63,7 @@ type kept struct {
 func openStore(ctx context.Context, conf config.Config, data *config.DataDir, cat *catalog.Catalog, opts Options) *storeKeeper {
 	k := &storeKeeper{conf: conf, data: data, cat: cat, opts: opts, opened: func(context.Context, *dedup.Store) {}}
 	k.life, k.end = context.WithCancel(context.WithoutCancel(ctx))
-	k.shut(errors.New("it is being opened"))
+	k.now.Store(&kept{reason: fmt.Errorf("%w: it is being opened", errStoreLocked)})
 	if err := k.openOwn(ctx); err != nil {
 		k.shut(err)
 	}
@@ -103,8 +103,9 @@ type place struct {
 // opener decides what opens, or makes, the store that is found.
 type opener func(place) (keys.Source, error)
 
-// open opens the store, or makes it, and lets everybody have it. It needs k.changing held, or nobody else about.
-func (k *storeKeeper) open(ctx context.Context, by opener) (err error) {
+// open opens the store, or makes it, and lets everybody have it. It needs k.changing held, or nobody else about. change may
+// edit the options.
+func (k *storeKeeper) open(ctx context.Context, by opener, change ...func(*dedup.Options)) (err error) {
 	known, err := k.cat.Setting(ctx, domainSetting)
 	if err != nil {
 		return err
@@ -128,9 +129,13 @@ func (k *storeKeeper) open(ctx context.Context, by opener) (err error) {
 	if next.key, err = by(found); err != nil {
 		return err
 	}
+	opts := k.options(next)
+	for _, edit := range change {
+		edit(&opts)
+	}
 	if found.made {
-		next.store, err = dedup.Open(ctx, k.options(next))
-	} else if next.store, err = dedup.Create(ctx, k.options(next)); err == nil {
+		next.store, err = dedup.Open(ctx, opts)
+	} else if next.store, err = dedup.Create(ctx, opts); err == nil {
 		k.opts.Logger.Info("store made", "store", k.conf.StoreDir(), "encrypted", next.store.Encrypted())
 	}
 	if err != nil {

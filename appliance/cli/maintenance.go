@@ -376,6 +376,12 @@ func reportLines(r api.MaintenanceReport) (out []string) {
 			count(p.Fetched), size(p.FetchedBytes), count(p.Unreferenced))
 		add("%s still damaged", plural(p.Left, "chunk", "chunks"))
 	}
+	if p := r.Purge; p != nil {
+		add("%s of %s deleted", plural(p.Deleted, "saveset", "savesets"), size(p.LogicalBytes))
+		if p.Left > 0 {
+			add("%s left: in use or kept", plural(p.Left, "saveset", "savesets"))
+		}
+	}
 	if u := r.Usage; u != nil {
 		add("%s of savesets in %s: deduplication %.1f, compression %.1f", size(u.LogicalBytes), size(u.StoredBytes), u.DedupRatio, u.CompressionRatio)
 		add("shared by several savesets %s; garbage %s of %s", size(u.SharedBytes), size(u.GarbageBytes), size(u.ContainerBytes))
