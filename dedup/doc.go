@@ -58,21 +58,35 @@
 //
 //	INVARIANT G1 (final marks): once a container is condemned no run can come to rely on it. Whoever relied on it before
 //	has given its pin back, and a run gives its pins back only after its manifest is known or after it wrote its last node
-//	container. So marks from all savesets and all node containers that came since the last look are final for it.
+//	container. So marks from all savesets and all nodes of containers that came since the last look are final for it. A
+//	run whose node container or manifest may or may not be there, because its writing failed, keeps its pins until the
+//	store closes.
 //	INVARIANT G2 (nodes first): dead nodes leave the index all together, when every node container that holds one is
 //	condemned. One that cannot be condemned is pinned: each node that the index names in it is a root. Have asks the index
-//	for nodes, and never the locality cache.
-//	INVARIANT G3 (no return): before anything below a dead node goes, a tombstone object names the node's slot, durably,
-//	or its container is gone. Who enters a container into the index again leaves out what its tombstone names.
+//	for nodes, and never the locality cache; what it found in a container that was condemned at some time it looks up
+//	again when it has the pin.
+//	INVARIANT G3 (no return): before anything below a dead node goes, the tombstones name it durably, in every container
+//	that has a copy of it. They are one object, replaced as a whole, for a parent must not stay without its child. Who
+//	enters a container into the index again leaves out what they name, and removes it if it is there still.
 //	INVARIANT G4 (data last): an entry of a data chunk leaves the index only with its container. A dead chunk in a live
 //	container may be had.
 //	INVARIANT G5 (copy before delete): live chunks of a condemned container are durable in another and have the entry in
-//	the index, synced, before the container is deleted. In this order: new container put → index → entries of dead rows
-//	gone (compare-and-delete), mark gone, synced → locality cache forgets → blob deleted.
+//	the index, synced, before the container is deleted. In this order: mark gone → new container put → index → asked again
+//	whether all lies elsewhere → entries of dead rows gone (compare-and-delete), synced → nobody finds the container →
+//	blob deleted.
 //	INVARIANT G6 (deleted savesets last): a deleted saveset's manifest goes only when a collection has taken out all that
 //	only it reached; its states go after it.
+//	INVARIANT G7 (only what is known): marks are set where the index says and held against the containers' rows before
+//	anything is decided on them. Only containers that were there when the mark began are judged, because chunks may have
+//	moved into others since. While a manifest, or a node that a saveset needs, cannot be read, nothing is removed. No copy
+//	goes of a chunk that a saveset needs and that the index does not have, or has in a damaged place.
 //
 // A crash at any point leaves copies twice or garbage, never a gap, and the next collection starts with a new mark.
+//
+// Containers are copied forward that are sparse, under an old key, or small while there are eight of about their size; in
+// the order of the newest saveset that has the chunks. One with remains in it is not, so that a copy holds none: it is as
+// old as the oldest container that it is made of. Beside open runs a collection rests for longer than it works. On a full
+// disk it deletes what is empty, for which the reserve may be used, and copies nothing.
 //
 // # Keys
 //
@@ -118,5 +132,7 @@
 //
 // Budgets bound the index, the directories of the locality cache, and decoded frames of data and of nodes. Beside them
 // a lane holds up to 8 MiB (its largest chunk) and one container's rows, and as many frames as processors (twice) are
-// being decoded at a time.
+// being decoded at a time. A collection has two bits a chunk, directories as many as the locality cache, the nodes that it
+// still has to enter, and while it copies 40 bytes for each of up to a million chunks (CollectReport.Memory); Usage has
+// four bytes a chunk.
 package dedup

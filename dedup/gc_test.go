@@ -5,13 +5,9 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"coffer/dedup/container"
-	"coffer/dedup/vfs"
 )
 
 // testClock is a clock that tests move.
@@ -246,13 +242,4 @@ func TestModelWithCollections(t *testing.T) {
 		m.check(t, s)
 	}
 	t.Logf("%d savesets, %+v, %+v", len(m.trees), total, s.Stats())
-}
-
-// A crash anywhere between the first backup and the last step of a collection that deletes, buries and copies forward.
-func TestCrashDuringCollection(t *testing.T) {
-	mem := newMem(t)
-	_ = mem
-	_ = filepath.Join
-	_ = vfs.CrashOptions{}
-	_ = container.Data
 }

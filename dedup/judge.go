@@ -129,8 +129,7 @@ func (c *collection) judge(ctx context.Context, id container.ID, remains *walk) 
 	j.kind, j.domain, j.created = dir.Kind(), dir.Domain(), dir.Created()
 	j.outdated, j.rows = c.s.outdated(dir), uint32(dir.Rows())
 	if dir.Kind() == container.Data {
-		c.judgeChunks(dir, j)
-		return j, nil
+		return j, c.judgeChunks(ctx, dir, j)
 	}
 	return j, c.judgeNodes(ctx, dir, j, remains)
 }
@@ -148,29 +147,47 @@ func (c *collection) open(ctx context.Context, id container.ID) (*container.Dire
 }
 
 // judgeChunks counts the rows of a data container.
-func (c *collection) judgeChunks(dir *container.Directory, j *judged) {
-	live, gone := c.marks.snapshot(dir.ID())
+func (c *collection) judgeChunks(ctx context.Context, dir *container.Directory, j *judged) error {
+	live, err := c.needed(ctx, dir)
+	if err != nil {
+		return err
+	}
+	_, gone := c.marks.snapshot(dir.ID())
 	young := c.young(dir)
 	j.count(dir, func(slot uint32) rowState {
 		switch {
 		case live.has(slot):
-			return rowLive
-		case c.isMissing(dir.Digest(slot)):
 			return rowLive
 		case young && !gone.has(slot):
 			return rowRemains
 		}
 		return rowDead
 	})
+	return nil
 }
 
-// isMissing reports whether a saveset needs a chunk that the index does not have.
-func (c *collection) isMissing(d digest.Digest) bool {
-	if len(c.missing) == 0 {
-		return false
+// needed returns the slots of a data container that are marked, and those that hold another copy of a chunk that is marked
+// and damaged, or that a saveset needs and the index does not have.
+func (c *collection) needed(ctx context.Context, dir *container.Directory) (slotBits, error) {
+	live, _ := c.marks.snapshot(dir.ID())
+	var spare slotBits
+	for slot := range uint32(dir.Rows()) {
+		d := dir.Digest(slot)
+		if _, ok := c.missing[d]; ok {
+			live = live.with(slot, 0)
+		} else if !live.has(slot) && c.s.damage.has(d) {
+			spare = spare.with(slot, 0)
+		}
 	}
-	_, ok := c.missing[d]
-	return ok
+	if spare == nil {
+		return live, nil
+	}
+	err := c.eachEntry(ctx, dir, spare, func(slot uint32, at index.Loc, ok bool) {
+		if ok && c.marks.isLive(place{at.Container, at.Slot, at.Kind}) {
+			live = live.with(slot, 0)
+		}
+	})
+	return live, err
 }
 
 // rowState is what the marks make of a row.

@@ -125,6 +125,7 @@ func (c *collection) remove(ctx context.Context, id container.ID) error {
 		c.s.containers.restore(id, size)
 		return wrap("delete container", id.String(), err)
 	}
+	c.s.damage.drop(func(r *damageRow) bool { return r.Container == id && r.sort != damagedReference }) // nothing needs it
 	c.marks.forget(id)
 	c.old[id].gone = true
 	delete(c.unmarked, id)

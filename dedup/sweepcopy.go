@@ -41,7 +41,8 @@ type copier struct {
 	lastPlain []byte
 }
 
-// copyAway copies what is needed of condemned containers, then deletes them. A container that does not read stays.
+// copyAway copies what is needed of condemned containers, then deletes them. A container that does not read stays, and is
+// on the damage list.
 //
 // INVARIANT G5: what is needed is durable in another container, which the index names, synced, before anything goes.
 func (c *collection) copyAway(ctx context.Context, kind container.Kind, ids []container.ID, order *ranking) error {
@@ -61,7 +62,7 @@ func (c *collection) copyAway(ctx context.Context, kind container.Kind, ids []co
 		}
 		err := cp.copy(ctx, p)
 		if k := KindOf(err); k == Damaged {
-			c.s.log.Error("a container that should be copied is damaged, and stays", "container", p.from.ID().String(), "err", err)
+			c.s.noteFrame(ctx, p.from, p.frame, err)
 			broken[p.from.ID()] = struct{}{}
 		} else if err != nil {
 			return err
@@ -158,18 +159,14 @@ func appendPieces(all []piece, dir *container.Directory, i uint32, needed slotBi
 	return all
 }
 
-// neededHere returns the slots of a container that are marked and that the index does not name elsewhere.
+// neededHere returns the slots of a container that are needed and that the index does not name, undamaged, elsewhere.
 func (c *collection) neededHere(ctx context.Context, dir *container.Directory) (slotBits, error) {
-	live, _ := c.marks.snapshot(dir.ID())
-	if len(c.missing) > 0 {
-		for slot := range uint32(dir.Rows()) {
-			if c.isMissing(dir.Digest(slot)) {
-				live = live.with(slot, 0)
-			}
-		}
+	live, err := c.needed(ctx, dir)
+	if err != nil {
+		return nil, err
 	}
-	err := c.eachEntry(ctx, dir, live, func(slot uint32, at index.Loc, ok bool) {
-		if ok && at.Container != dir.ID() && c.s.containers.usable(at.Container) {
+	err = c.eachEntry(ctx, dir, live, func(slot uint32, at index.Loc, ok bool) {
+		if ok && at.Container != dir.ID() && c.s.containers.usable(at.Container) && !c.s.badRow(ctx, at) {
 			live[slot/64] &^= 1 << (slot % 64)
 		}
 	})
@@ -342,7 +339,7 @@ func (c *collection) moved(ctx context.Context, id container.ID) (all bool, err 
 	live, _ := c.marks.snapshot(id)
 	all = true
 	err = c.eachEntry(ctx, dir, live, func(slot uint32, at index.Loc, ok bool) {
-		if all && (!ok || at.Container == id || !c.s.containers.usable(at.Container)) {
+		if all && (!ok || at.Container == id || !c.s.containers.usable(at.Container) || c.s.badRow(ctx, at)) {
 			c.s.log.Error("a chunk that is needed was not moved: its container stays", "container", id.String(), "chunk", dir.Digest(slot).String())
 			all = false
 		}
