@@ -177,6 +177,9 @@ func (d keyDesk) RotateStoreKey(ctx context.Context) (api.StoreKeys, error) {
 // EncryptStore implements server.StoreKeys.
 func (d keyDesk) EncryptStore(ctx context.Context, o api.StoreOpeners) (api.StoreKeys, error) {
 	return d.change(ctx, func(s *dedup.Store) error {
+		if s.Encrypted() {
+			return api.Errorf(api.CodeConflict, "the store is encrypted already")
+		}
 		err := d.withOpeners(o, func(set ...keys.Source) error {
 			_, err := s.Encrypt(ctx, set...)
 			return err

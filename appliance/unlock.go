@@ -98,8 +98,9 @@ func (k *storeKeeper) unlock(ctx context.Context, u api.StoreUnlock) error {
 	}
 	done := make(chan error, 1)
 	k.tasks.Go(func() {
-		defer k.changing.Unlock()
-		done <- k.unlockBy(by, was, u.Password != "" || u.RecoveryKey != "")
+		err := k.unlockBy(by, was, u.Password != "" || u.RecoveryKey != "")
+		k.changing.Unlock() // first: who was answered may go on
+		done <- err
 	})
 	select {
 	case err := <-done:
@@ -158,7 +159,7 @@ func unlockError(err error, secret bool) error {
 		return api.Errorf(api.CodeWrongStoreKey, "this does not open the store: %v", err).WithHint("see what opens it: coffer store status")
 	case kind == dedup.WrongKey:
 		return api.Errorf(api.CodeWrongStoreKey, "the key file does not open the store: %v", err)
-	case kind == dedup.Damaged:
+	case kind == dedup.Damaged || errors.Is(err, keys.ErrDamaged):
 		return api.Errorf(api.CodeDamaged, "the store is damaged: %v", err)
 	case errors.Is(err, errNeedsSecret):
 		return api.Errorf(api.CodeWrongStoreKey, "the store is locked: %v", err)
