@@ -42,7 +42,7 @@ func (c *check) objects(ctx context.Context) error {
 		}
 	}
 	c.rep.References = w.references
-	if !w.blind {
+	if c.blind = w.blind; !w.blind {
 		c.rep.Healthy += s.rest(met, start)
 	}
 	now := s.opts.Now().UTC().Round(0)

@@ -114,6 +114,9 @@ func (s *Store) loadDamageRow(ctx context.Context, name string) error {
 	case err != nil:
 		return err
 	}
+	if r.Container != 0 && !s.containers.has(r.Container) && r.sort != damagedReference {
+		r.sort, r.Frame, r.unknown = damagedReference, WholeContainer, false // it went, and what is missed is still missed
+	}
 	s.damage.load(n, r)
 	if r.spoils() {
 		s.containers.spoil(r.Container)

@@ -43,6 +43,12 @@ func newDomain() (Domain, error) {
 	return d, nil
 }
 
+// derived returns the domain with the keys that follow from its own.
+func (d Domain) derived() Domain {
+	d.Keys = digest.Derive(d.Key)
+	return d
+}
+
 func (d Domain) object() domainObject {
 	return domainObject{Version: objectVersion, ID: d.ID, Key: hex.EncodeToString(d.Key[:]), Chunking: d.Chunking, Primary: true}
 }

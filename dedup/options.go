@@ -46,8 +46,8 @@ type Options struct {
 	// is, also when an index that was lost or damaged is made anew.
 	Reindex         bool
 	ReindexProgress func(Progress)
-	// Join is the dedup domain that Create gives the store: that of a paired store, so that the two can heal each other.
-	// Its zero value means a new domain.
+	// Join is the dedup domain that Create gives the store, whole with its keys: that of a paired store, so that the two can
+	// heal each other. Its zero value means a new domain.
 	Join Domain
 	// Owner names this process in the epoch object: host and pid, say.
 	Owner  string

@@ -139,8 +139,10 @@ func (s *Store) create(ctx context.Context) error {
 	if _, err = s.loadDomain(ctx); KindOf(err) != NotFound {
 		return &Error{Kind: Exists, Op: "create store", Err: err}
 	}
-	if s.domain, err = newDomain(); err != nil {
-		return err
+	if s.domain = s.opts.Join.derived(); s.domain.ID.IsZero() {
+		if s.domain, err = newDomain(); err != nil {
+			return err
+		}
 	}
 	s.domains.add(s.domain)
 	return s.putObject(ctx, domainKind, domainPrefix+s.domain.ID.String(), s.domain.object())

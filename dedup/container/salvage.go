@@ -23,6 +23,8 @@ const (
 
 // Record is one whole record that Salvage found. Its digests are not known: they were in the directory.
 type Record struct {
+	Kind    Kind            // of the container
+	Domain  digest.DomainID // of the container
 	Number  uint32
 	Codec   frame.Codec
 	Lengths []uint32 // plain length of each chunk
@@ -213,7 +215,7 @@ func (s *salvager) open(raw []byte, n int) (Record, bool) {
 	if le.Uint32(raw[body:]) != crc(raw[:body]) {
 		return Record{}, false
 	}
-	rec := Record{Number: le.Uint32(raw[4:]), Codec: frame.Codec(raw[8]), Lengths: make([]uint32, n)}
+	rec := Record{Kind: s.res.Kind, Domain: s.res.Domain, Number: le.Uint32(raw[4:]), Codec: frame.Codec(raw[8]), Lengths: make([]uint32, n)}
 	sum := uint64(0)
 	for i := range rec.Lengths {
 		rec.Lengths[i] = le.Uint32(raw[recordHead+4*i:])
