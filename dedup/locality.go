@@ -71,23 +71,46 @@ type found struct {
 func (c *dirCache) find(ds []digest.Digest, out []found) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	n := c.fill(ds, out)
+	c.hits += n
+	c.misses += uint64(len(ds)) - n
+}
+
+// findAgain is find for digests that it did not find a moment ago. It does not count: see came.
+func (c *dirCache) findAgain(ds []digest.Digest, out []found) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fill(ds, out)
+}
+
+// came takes note of digests that were misses, and are answered from directories after all.
+func (c *dirCache) came(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := min(uint64(n), c.misses)
+	c.hits += k
+	c.misses -= k
+}
+
+// fill needs mu held. It returns how many it found.
+func (c *dirCache) fill(ds []digest.Digest, out []found) (n uint64) {
 	for i := range ds {
+		out[i] = found{}
 		ref, ok := c.byRow[rowKey(&ds[i])]
 		if !ok {
-			c.misses++
 			continue
 		}
 		e := c.handles[ref.handle]
 		if e.dir.Digest(ref.slot) != ds[i] {
-			c.misses++
 			continue
 		}
-		c.hits++
+		n++
 		if c.lru.Front() != e.elem {
 			c.lru.MoveToFront(e.elem)
 		}
 		out[i] = found{dir: e.dir, slot: ref.slot, canonical: e.canonical}
 	}
+	return n
 }
 
 // load returns a container's directory, from the blob store when it is not loaded.

@@ -160,25 +160,61 @@ func (r *Run) Have(ctx context.Context, ds []digest.Digest, out []bool) error {
 // pinPlaces looks for those digests of ds that todo names, pins where they are and calls hit for each that is present
 // and pinned. An error is one of I/O: then hit may have been called for some.
 func (r *Run) pinPlaces(ctx context.Context, ds []digest.Digest, todo []int, hit func(i int, at found)) error {
-	sub := make([]digest.Digest, len(todo))
+	q := &query{r: r, ds: make([]digest.Digest, len(todo)), at: make([]found, len(todo)), rest: todo, hit: hit}
 	for j, i := range todo {
-		sub[j] = ds[i]
+		q.ds[j] = ds[i]
 	}
-	near := make([]found, len(sub))
-	r.s.dirs.find(sub, near)
-	rest := todo[:0]
-	for j, i := range todo {
-		if r.takeNear(near[j]) {
-			hit(i, near[j])
+	r.s.dirs.find(q.ds, q.at)
+	q.takeNear()
+	// What the index finds brings a directory in, and with it the neighbours: a few are asked for at a time, and more as
+	// long as that does not help.
+	for n := indexFirst; len(q.rest) > 0; {
+		if err := q.askIndex(ctx, min(n, len(q.rest))); err != nil || len(q.rest) == 0 {
+			return err
+		}
+		r.s.dirs.findAgain(q.ds[:len(q.rest)], q.at[:len(q.rest)])
+		if near := q.takeNear(); near > 0 {
+			r.s.dirs.came(near)
 		} else {
-			sub[len(rest)] = ds[i]
+			n *= 2
+		}
+	}
+	return nil
+}
+
+// indexFirst is how many digests are looked up in the index before the locality cache is asked again.
+const indexFirst = 8
+
+// query is digests that are looked for. ds and at are of rest, and as long or longer.
+type query struct {
+	r    *Run
+	ds   []digest.Digest
+	at   []found
+	rest []int // the caller's numbers of those not found yet
+	hit  func(i int, at found)
+}
+
+// takeNear takes what the locality cache found, and returns how many those are.
+func (q *query) takeNear() (n int) {
+	rest := q.rest[:0]
+	for j, i := range q.rest {
+		if q.r.takeNear(q.at[j]) {
+			q.hit(i, q.at[j])
+			n++
+		} else {
+			q.ds[len(rest)] = q.ds[j]
 			rest = append(rest, i)
 		}
 	}
-	if len(rest) == 0 {
-		return nil
-	}
-	return r.pinIndexed(ctx, sub[:len(rest)], func(j int, at found) { hit(rest[j], at) })
+	q.rest = rest
+	return n
+}
+
+// askIndex looks the first n up in the index. They are done with then, found or not.
+func (q *query) askIndex(ctx context.Context, n int) error {
+	err := q.r.pinIndexed(ctx, q.ds[:n], func(j int, at found) { q.hit(q.rest[j], at) })
+	q.ds, q.at, q.rest = q.ds[n:], q.at[n:], q.rest[n:]
+	return err
 }
 
 // takeNear pins a place that the locality cache knows. Only the canonical copy of a data chunk counts: what GC keeps is
