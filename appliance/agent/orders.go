@@ -11,6 +11,7 @@ import (
 	"coffer/appliance/agent/restore"
 	"coffer/appliance/agent/uplink"
 	"coffer/appliance/sms"
+	"coffer/dedup/seal"
 )
 
 const (
@@ -27,7 +28,7 @@ var _ uplink.Orders = (*Agent)(nil)
 // Order implements uplink.Orders.
 func (a *Agent) Order(ctx context.Context, o sms.Order) (sms.Reply, error) {
 	switch o.Kind {
-	case sms.OrderBackup:
+	case sms.OrderBackup, sms.OrderSealedBackup:
 		return sms.Reply{}, a.accept(o.Backup.RunID, o.Backup.Token, func(ctx context.Context, run uplink.Run) (sms.Outcome, error) {
 			return a.backUp(ctx, *o.Backup, run)
 		})
@@ -143,15 +144,26 @@ func (a *Agent) finish(ctx context.Context, run uplink.Run, o sms.Outcome, err e
 }
 
 func (a *Agent) backUp(ctx context.Context, o sms.BackupOrder, run uplink.Run) (sms.Outcome, error) {
-	a.cfg.Logger.Info("backup", "run", o.RunID, "task", o.Task, "level", o.Level)
+	a.cfg.Logger.Info("backup", "run", o.RunID, "task", o.Task, "level", o.Level, "encrypted", o.Seal != nil)
+	key, err := a.taskKey(o.Task, o.Seal)
+	if err != nil {
+		return sms.Outcome{}, err
+	}
 	for i := range o.Sources {
 		o.Sources[i] = sms.Path(fsmeta.SavesetPath(string(o.Sources[i])))
 	}
-	return backup.Run(ctx, backup.Options{Order: o, Run: run, Logger: a.cfg.Logger, Now: a.cfg.Now})
+	return backup.Run(ctx, backup.Options{Order: o, Run: run, Key: key, Logger: a.cfg.Logger, Now: a.cfg.Now})
 }
 
 func (a *Agent) restore(ctx context.Context, o sms.RestoreOrder, run uplink.Run) (sms.Outcome, error) {
 	a.cfg.Logger.Info("restore", "run", o.RunID, "saveset", o.SavesetID, "target", string(o.Target), "verify", o.Verify)
+	if o.Seal != nil {
+		key, err := a.taskKey(o.Seal.Task, o.Seal)
+		if err != nil {
+			return sms.Outcome{}, err
+		}
+		run = uplink.Unseal(run, seal.NewOpener(*key))
+	}
 	o.Target = sms.Path(fsmeta.SavesetPath(string(o.Target)))
 	return restore.Run(ctx, restore.Options{Order: o, Run: run, Logger: a.cfg.Logger})
 }

@@ -51,6 +51,9 @@ const (
 	OrderCancel  OrderKind = "cancel"
 	OrderStat    OrderKind = "stat"
 	OrderBrowse  OrderKind = "browse"
+	// OrderSealedBackup is a backup whose Seal is set. It is a kind of its own so that an agent which cannot seal refuses
+	// it, and never sends in clear what its task encrypts.
+	OrderSealedBackup OrderKind = "sealed_backup"
 )
 
 // Order is what the appliance asks an agent to do. Exactly the part that Kind names is set. An agent accepts a backup or
@@ -70,7 +73,9 @@ func (o Order) Validate() error {
 	var ok bool
 	switch o.Kind {
 	case OrderBackup:
-		ok = o.Backup != nil
+		ok = o.Backup != nil && o.Backup.Seal == nil
+	case OrderSealedBackup:
+		ok = o.Backup != nil && o.Backup.Seal != nil
 	case OrderRestore:
 		ok = o.Restore != nil
 	case OrderCancel:
@@ -118,6 +123,19 @@ type BackupOrder struct {
 	PreCommand      []string `json:"pre_command,omitempty"`
 	PostCommand     []string `json:"post_command,omitempty"`
 	PreFailureWarns bool     `json:"pre_failure_warns,omitempty"`
+
+	// Seal is set for an encrypted task, in an order of kind OrderSealedBackup.
+	Seal *Sealing `json:"seal,omitempty"`
+}
+
+// Sealing says with which task key a saveset is sealed. The key itself never leaves the client.
+type Sealing struct {
+	// KeyID is what the key must be: 32 hex digits.
+	KeyID string `json:"key_id"`
+	// KeyFile is where the key lies on the client; empty means the agent's own place for the task.
+	KeyFile Path `json:"key_file,omitempty"`
+	// Task names that place; only in a restore, whose order names no task otherwise.
+	Task string `json:"task,omitempty"`
 }
 
 // Existing says what a restore does with a file that exists already.
@@ -155,6 +173,9 @@ type RestoreOrder struct {
 	// Stream tasks: the stream is piped into Command, or, when there is none, written to the file Target, under its own
 	// name where Target is a directory or ends in a slash.
 	Command []string `json:"command,omitempty"`
+
+	// Seal is set for a saveset of an encrypted task.
+	Seal *Sealing `json:"seal,omitempty"`
 }
 
 // CancelOrder ends a run that may not have been opened yet. A run that is open gets its cancel on its own stream, too.

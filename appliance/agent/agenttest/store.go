@@ -19,6 +19,7 @@ import (
 	"coffer/dedup/digest"
 	"coffer/dedup/frame"
 	"coffer/dedup/recipe"
+	"coffer/dedup/seal"
 )
 
 // Store holds what all its runs sent.
@@ -28,6 +29,8 @@ type Store struct {
 	Verify bool
 	// Discard keeps no bytes of chunks, for measurements; nothing can be restored then.
 	Discard bool
+
+	sealedBy seal.ID // all nodes are sealed by this key; zero: none is
 
 	mu     sync.Mutex // guards all below
 	frames []frame.Frame
@@ -48,6 +51,38 @@ func New() *Store {
 		domain: uplink.Domain{Keys: digest.Derive(key), Chunking: params},
 		chunks: map[digest.Digest]int{}, nodes: map[digest.Digest][]byte{},
 	}
+}
+
+// NewSealed makes an empty store for runs of an encrypted task.
+func NewSealed(by seal.ID) *Store {
+	s := New()
+	s.domain.Chunking.Max, s.sealedBy = seal.MaxPlain, by
+	return s
+}
+
+// Frames returns the stored bytes of all frames and all nodes, one after the other.
+func (s *Store) Frames() (all []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.frames {
+		all = append(all, f.Stored...)
+	}
+	for _, n := range s.nodes {
+		all = append(all, n...)
+	}
+	return all
+}
+
+// parse reads a node as strictly as an appliance can.
+func (s *Store) parse(rec []byte) (recipe.Node, error) {
+	if s.sealedBy.IsZero() {
+		return recipe.Parse(rec)
+	}
+	n, err := recipe.ParseClear(rec)
+	if err == nil && n.SealedBy != s.sealedBy {
+		err = fmt.Errorf("a node sealed by %x", n.SealedBy)
+	}
+	return n, err
 }
 
 // Stored returns the compressed bytes and the number of chunks and nodes.
@@ -153,7 +188,7 @@ func (r *Run) PutNode(_ context.Context, d digest.Digest, rec []byte) error {
 	if _, ok := r.s.nodes[d]; ok {
 		return nil
 	}
-	n, err := recipe.Parse(rec)
+	n, err := r.s.parse(rec)
 	if err != nil {
 		return err
 	}

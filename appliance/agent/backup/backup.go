@@ -18,12 +18,14 @@ import (
 	"coffer/appliance/sms"
 	"coffer/dedup/digest"
 	"coffer/dedup/recipe"
+	"coffer/dedup/seal"
 )
 
 // Options of a backup run. Run is needed.
 type Options struct {
 	Order  sms.BackupOrder
 	Run    uplink.Run
+	Key    *seal.Key        // of an encrypted task; nil: nothing is sealed
 	Logger *slog.Logger     // nil: silent
 	Now    func() time.Time // the client's clock; nil: time.Now
 	// Readers and Senders are how many goroutines read and compress; 0 means as the processors allow.
@@ -49,6 +51,9 @@ func Run(ctx context.Context, opts Options) (sms.Outcome, error) {
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Key != nil && opts.Run.Domain().Chunking.Max > seal.MaxPlain {
+		return sms.Outcome{}, report.Errorf(CodeBadOrder, "the appliance cuts chunks too long to be sealed")
 	}
 	j := newJob(opts)
 	stop := j.rep.Start(ctx)
@@ -99,11 +104,23 @@ func newJob(opts Options) *job {
 	if opts.Senders == 0 {
 		opts.Senders = procs
 	}
+	run := opts.Run
+	if opts.Key != nil {
+		run = uplink.Unseal(run, seal.NewOpener(*opts.Key))
+	}
 	return &job{
-		opts: opts, run: opts.Run, rep: report.New(opts.Run, opts.Logger), started: opts.Now(),
+		opts: opts, run: run, rep: report.New(opts.Run, opts.Logger), started: opts.Now(),
 		keys: opts.Run.Domain().Keys, bufs: newBuffers(opts.Readers, opts.Senders),
 		queue: make(chan *batch, 64), reads: make(chan *batch, opts.Readers), sends: make(chan *parcel, opts.Senders),
 	}
+}
+
+// sink is where a builder's nodes go; of an encrypted task they are sealed before. It is for one goroutine.
+func (j *job) sink(to recipe.Sink) recipe.Sink {
+	if j.opts.Key == nil {
+		return to
+	}
+	return seal.NewSink(to, *j.opts.Key)
 }
 
 // lanes is how many lanes the run uses.

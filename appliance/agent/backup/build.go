@@ -15,6 +15,7 @@ const maxPending = 4096
 type builder struct {
 	*job
 	hash   *digest.Hasher
+	into   recipe.Sink
 	side   *recipe.SideBuilder
 	levels []*level // the open directories; those beyond depth are for reuse
 	depth  int
@@ -36,7 +37,8 @@ type pending struct {
 
 func newBuilder(j *job) *builder {
 	b := &builder{job: j, hash: digest.NewHasher(j.keys.Node)}
-	b.side = recipe.NewSideBuilder(j.run, b.hash)
+	b.into = j.sink(j.run)
+	b.side = recipe.NewSideBuilder(b.into, b.hash)
 	b.push(item{}) // the root, which has no entry
 	return b
 }
@@ -179,7 +181,7 @@ func (b *builder) start(ctx context.Context, l *level) error {
 		return nil
 	}
 	if l.tree == nil {
-		l.tree = recipe.NewDirBuilder(b.job.run, b.hash)
+		l.tree = recipe.NewDirBuilder(b.into, b.hash)
 	}
 	l.built = true
 	for i := range l.pending {

@@ -39,7 +39,7 @@ func (r *reader) cutting() (*cutting, error) {
 		if err != nil {
 			return nil, fmt.Errorf("chunking of the appliance: %w", err)
 		}
-		r.cut = &cutting{c, recipe.NewStreamBuilder(asking{r}, digest.NewHasher(r.keys.Node))}
+		r.cut = &cutting{c, recipe.NewStreamBuilder(r.sink(asking{r}), digest.NewHasher(r.keys.Node))}
 	}
 	return r.cut, nil
 }
@@ -161,13 +161,17 @@ func (r *reader) chunk(ctx context.Context, c []byte) (digest.Digest, error) {
 		if err != nil {
 			return digest.Digest{}, err
 		}
-		return r.add(copy(room, c)), nil
+		return r.add(copy(room, c))
 	}
 	r.lap(&r.spent.source)
+	c, err := r.seal(c)
+	if err != nil {
+		return digest.Digest{}, err
+	}
 	d := r.hash.Sum(c)
 	r.lap(&r.spent.hashing)
 	refs := []frame.Ref{{Digest: d, Length: uint32(len(c))}}
-	err := r.post(ctx, &parcel{refs: refs, buf: c, from: r.bufs.large})
+	err = r.post(ctx, &parcel{refs: refs, buf: c, from: r.bufs.large})
 	r.lap(&r.spent.network)
 	return d, err
 }

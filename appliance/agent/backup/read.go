@@ -12,9 +12,10 @@ import (
 	"coffer/dedup/digest"
 	"coffer/dedup/frame"
 	"coffer/dedup/recipe"
+	"coffer/dedup/seal"
 )
 
-// parcel is plain chunks, one after the other, on their way to a sender.
+// parcel is chunks as the store is to have them (plain, or sealed), one after the other, on their way to a sender.
 type parcel struct {
 	refs []frame.Ref
 	buf  []byte
@@ -29,7 +30,9 @@ type reader struct {
 	hash  *digest.Hasher
 	sc    fsmeta.Scratch
 	cut   *cutting
-	cur   *parcel // being filled; nil when no buffer is held
+	boxes *seal.Sealer // nil: nothing is sealed
+	box   []byte       // sealed last
+	cur   *parcel      // being filled; nil when no buffer is held
 	spent struct{ source, hashing, network time.Duration }
 	last  time.Time
 	bytes uint64
@@ -37,7 +40,11 @@ type reader struct {
 }
 
 func newReader(j *job, i int) *reader {
-	return &reader{job: j, lane: j.run.Lane(i % j.lanes()), hash: digest.NewHasher(j.keys.Data)}
+	r := &reader{job: j, lane: j.run.Lane(i % j.lanes()), hash: digest.NewHasher(j.keys.Data)}
+	if j.opts.Key != nil {
+		r.boxes = seal.NewSealer(*j.opts.Key)
+	}
+	return r
 }
 
 func (r *reader) run(ctx context.Context) error {
@@ -172,7 +179,11 @@ func (r *reader) xattrs(ctx context.Context, it *item, xattrs []recipe.Xattr) er
 			return err
 		}
 		n := copy(room, x.Value)
-		x.Chunk, x.Size, x.Value = r.add(n), uint32(n), nil
+		d, err := r.add(n)
+		if err != nil {
+			return err
+		}
+		x.Chunk, x.Size, x.Value = d, uint32(n), nil
 	}
 	it.e.Xattrs = xattrs
 	return nil
@@ -217,7 +228,11 @@ func (r *reader) file(ctx context.Context, it *item) error {
 		}
 		r.bytes += uint64(n)
 		if n > 0 {
-			it.e.Content = recipe.Content{Kind: recipe.OneChunk, Digest: r.add(n)}
+			d, err := r.add(n)
+			if err != nil {
+				return err
+			}
+			it.e.Content = recipe.Content{Kind: recipe.OneChunk, Digest: d}
 		}
 		return r.finish(ctx, it, f, &after, uint64(n))
 	}
@@ -289,6 +304,9 @@ func (r *reader) finish(ctx context.Context, it *item, f fsmeta.File, st *fsmeta
 
 // room returns space for n bytes at the end of the parcel. What is written there is kept by add.
 func (r *reader) room(ctx context.Context, n int) ([]byte, error) {
+	if r.boxes != nil {
+		n += seal.Overhead
+	}
 	if r.cur != nil && (cap(r.cur.buf)-len(r.cur.buf) < n || len(r.cur.refs) >= uplink.MaxHave) {
 		if err := r.flush(ctx); err != nil {
 			return nil, err
@@ -308,15 +326,35 @@ func (r *reader) room(ctx context.Context, n int) ([]byte, error) {
 }
 
 // add makes the first n bytes of the room a chunk of the parcel.
-func (r *reader) add(n int) digest.Digest {
+func (r *reader) add(n int) (digest.Digest, error) {
 	p := r.cur
 	start := len(p.buf)
 	p.buf = p.buf[:start+n]
 	r.lap(&r.spent.source)
+	if r.boxes != nil {
+		box, err := r.seal(p.buf[start:])
+		if err != nil {
+			return digest.Digest{}, err
+		}
+		p.buf, n = p.buf[:start+len(box)], len(box) // room left space for it
+	}
 	d := r.hash.Sum(p.buf[start:])
 	r.lap(&r.spent.hashing)
 	p.refs = append(p.refs, frame.Ref{Digest: d, Length: uint32(n)})
-	return d
+	return d, nil
+}
+
+// seal puts a chunk into its box, in the chunk's own memory where that has the room; nothing changes where nothing is
+// sealed.
+func (r *reader) seal(c []byte) ([]byte, error) {
+	if r.boxes == nil {
+		return c, nil
+	}
+	var err error
+	if r.box, err = r.boxes.SealChunk(r.box[:0], c); err != nil {
+		return nil, err
+	}
+	return append(c[:0], r.box...), nil
 }
 
 // flush asks about the parcel's chunks and gives it to the senders.

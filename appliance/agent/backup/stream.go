@@ -92,7 +92,7 @@ func (j *job) captureOutput(ctx context.Context, out io.Reader) (uint64, recipe.
 }
 
 func (j *job) streamRoot(ctx context.Context, e recipe.Entry) (recipe.Ref, error) {
-	b := recipe.NewDirBuilder(j.run, digest.NewHasher(j.keys.Node))
+	b := recipe.NewDirBuilder(j.sink(j.run), digest.NewHasher(j.keys.Node))
 	if err := b.Add(ctx, e, recipe.Totals{}); err != nil {
 		return recipe.Ref{}, err
 	}

@@ -78,7 +78,7 @@ file and give it back its owner.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	var state string
 	root.PersistentFlags().StringVar(&state, "state", agent.DefaultStateDir, "`directory` that holds key, certificate and the appliance's address")
-	root.AddCommand(newEnrol(env, &state), newRun(env, &state), newVersion(env))
+	root.AddCommand(newEnrol(env, &state), newRun(env, &state), newTaskKey(env), newVersion(env))
 	return root
 }
 

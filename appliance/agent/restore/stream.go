@@ -186,6 +186,7 @@ func (f *fetcher) chunks(ctx context.Context, extents []recipe.Extent) (map[dige
 	if len(items) == 0 {
 		return got, nil
 	}
+	unseal := uplink.OpenerOf(f.run)
 	err := f.run.Fetch(ctx, items, func(fr frame.Frame) error {
 		plain, err := f.dec.Decode(fr, nil)
 		if err != nil {
@@ -194,9 +195,15 @@ func (f *fetcher) chunks(ctx context.Context, extents []recipe.Extent) (map[dige
 		for _, ref := range fr.Refs {
 			chunk := plain[:ref.Length:ref.Length]
 			plain = plain[ref.Length:]
-			if have, wanted := got[ref.Digest]; wanted && have == nil && f.hash.Sum(chunk) == ref.Digest {
-				got[ref.Digest] = chunk
+			if have, wanted := got[ref.Digest]; !wanted || have != nil || f.hash.Sum(chunk) != ref.Digest {
+				continue
 			}
+			if unseal != nil {
+				if chunk, err = unseal.Chunk(nil, chunk); err != nil {
+					return report.Errorf(codeDamaged, "%w", err)
+				}
+			}
+			got[ref.Digest] = chunk
 		}
 		return nil
 	})

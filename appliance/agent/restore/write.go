@@ -7,23 +7,27 @@ import (
 	"time"
 
 	"coffer/appliance/agent/fsmeta"
+	"coffer/appliance/agent/uplink"
 	"coffer/dedup/digest"
 	"coffer/dedup/frame"
 	"coffer/dedup/recipe"
+	"coffer/dedup/seal"
 )
 
 // worker fetches batches and writes them.
 type worker struct {
 	*job
-	dec  *frame.Decoder
-	hash *digest.Hasher
-	buf  []byte
-	cmp  []byte // what a verifying restore reads
-	meta *applier
+	dec    *frame.Decoder
+	hash   *digest.Hasher
+	unseal *seal.Opener // of an encrypted task; nil: chunks are plain
+	buf    []byte
+	box    []byte // what was in the last box
+	cmp    []byte // what a verifying restore reads
+	meta   *applier
 }
 
 func newWorker(j *job) *worker {
-	return &worker{job: j, dec: frame.NewDecoder(), hash: digest.NewHasher(j.keys.Data), meta: newApplier(j)}
+	return &worker{job: j, dec: frame.NewDecoder(), hash: digest.NewHasher(j.keys.Data), unseal: uplink.OpenerOf(j.run), meta: newApplier(j)}
 }
 
 func (w *worker) run(ctx context.Context) error {
@@ -92,6 +96,13 @@ func (w *worker) frame(b *batch, f frame.Frame) error {
 		hashing += time.Since(before)
 		if !right {
 			continue // not delivered
+		}
+		if w.unseal != nil {
+			if chunk, err = w.unseal.Chunk(w.box[:0], chunk); err != nil {
+				w.rep.Warn(codeDamaged, "", err)
+				continue
+			}
+			w.box = chunk
 		}
 		for ; i >= 0; i = b.wants[i].next {
 			want := &b.wants[i]
