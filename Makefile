@@ -26,7 +26,7 @@ CROSS := linux/amd64 linux/arm64 windows/amd64 windows/arm64 darwin/amd64 darwin
 TEST_DEPS  := gcc libc6-dev rsync acl attr e2fsprogs postgresql procps systemd util-linux
 BENCH_DEPS := restic borgbackup xz-utils fuse3 util-linux python3-pyfuse3
 
-.PHONY: help build demo test test-long test-lab test-race test-plain lint cross bench fuzz install uninstall clean \
+.PHONY: help build demo test test-long test-lab test-race test-plain lint cross bench bench-store fuzz install uninstall clean \
         go deps-test deps-bench
 
 help: ## show this list
@@ -80,6 +80,11 @@ cross: go ## build the agent for every platform it serves
 bench: build deps-bench ## side by side with restic, borg and cp on a kernel tree and 4 GiB of mixed data
 	@CGO_ENABLED=0 $(GO) build -o $(BIN)/coffer-bench ./appliance/internal/bench
 	$(BIN)/coffer-bench --bin $(BIN) $(BENCH_ARGS)
+
+bench-store: go ## the store against its goals: scale, throughput, aged data, collection (25 minutes; BENCH_ARGS=-short: two)
+	@mkdir -p $(BIN)
+	@CGO_ENABLED=0 $(GO) build -o $(BIN)/coffer-bench-store ./dedup/internal/storebench
+	$(BIN)/coffer-bench-store $(BENCH_ARGS)
 
 install: build ## install programs, systemd units and completion below PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SYSTEMD_DIR) $(DESTDIR)$(PREFIX)/share/bash-completion/completions

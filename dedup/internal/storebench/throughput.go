@@ -1,0 +1,240 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"errors"
+	"fmt"
+	"io"
+
+	"coffer/dedup"
+	"coffer/dedup/chunk"
+	"coffer/dedup/digest"
+	"coffer/dedup/frame"
+)
+
+// Kinds of data: streams are cut by content, files are small ones of one chunk each.
+type load struct {
+	name  string
+	noise bool
+	files bool
+}
+
+var loads = []load{
+	{"incompressible stream", true, false},
+	{"compressible stream", false, false},
+	{"compressible small files", false, true},
+}
+
+// meanFile is the mean size of small files in bytes.
+const meanFile = 16 << 10
+
+func throughput(ctx context.Context, b *bench) error {
+	size, rounds := 192<<20, b.rounds
+	if b.short {
+		size, rounds = 48<<20, 3
+	}
+	for _, l := range loads {
+		if err := b.ingest(ctx, l, size, rounds); err != nil {
+			return fmt.Errorf("%s: %w", l.name, err)
+		}
+	}
+	return nil
+}
+
+// ingest compares runs of new data, and of the same again, with the bare calls, in turns.
+func (b *bench) ingest(ctx context.Context, l load, size, rounds int) error {
+	p, err := newPlace(b.dir, "throughput", nil)
+	if err != nil {
+		return err
+	}
+	defer p.remove()
+	s, err := p.create(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	data := make([]byte, size)
+	var fresh, again, bareFresh, bareAgain []float64
+	for round := range rounds + 1 {
+		newContent(l.noise).fill(data, uint64(1000+round))
+		pieces := l.pieces(data)
+		var took [4]spent
+		for i, f := range []func() error{
+			func() error { return bare(s.Domain(), pieces, false) },
+			func() error { return ingestAll(ctx, s, pieces) },
+			func() error { return bare(s.Domain(), pieces, true) },
+			func() error { return ingestAll(ctx, s, pieces) },
+		} {
+			settle()
+			if took[i], err = measure(f); err != nil {
+				return err
+			}
+		}
+		if round == 0 {
+			continue // warms up
+		}
+		bareFresh, fresh = append(bareFresh, took[0].cpu), append(fresh, took[1].cpu)
+		bareAgain, again = append(bareAgain, took[2].cpu), append(again, took[3].cpu)
+	}
+	b.compare(l.name+", new", "chunker, hash, zstd both ways, hash, AES-GCM", size, bareFresh, fresh)
+	b.compare(l.name+", all duplicate", "chunker, hash", size, bareAgain, again)
+	return nil
+}
+
+func (b *bench) compare(what, floor string, size int, bare, store []float64) {
+	ratios := make([]float64, len(bare))
+	for i := range bare {
+		ratios[i] = 100 * (store[i]/bare[i] - 1)
+	}
+	rate := func(cpu []float64) float64 { return float64(size) / 1e6 / median(cpu) }
+	t := &b.table
+	t.add(what, "bare ("+floor+"), MB/s a core", "%.0f", rate(bare))
+	t.add(what, "ingest, MB/s a core", "%.0f", rate(store))
+	t.atMost(what, "the store adds, % of CPU", "%.1f", median(ratios), 15)
+}
+
+// pieces cuts data into what is one file each: small ones are one chunk, a stream is one piece that is cut by content.
+func (l load) pieces(data []byte) [][]byte {
+	if !l.files {
+		return [][]byte{data}
+	}
+	var out [][]byte
+	r := newSizes()
+	for len(data) > 0 {
+		n := min(r.next(), len(data))
+		out = append(out, data[:n:n])
+		data = data[n:]
+	}
+	return out
+}
+
+// ingestAll is a run with all pieces: one file, or one file each. It ends as a commit does.
+func ingestAll(ctx context.Context, s *dedup.Store, pieces [][]byte) error {
+	_, err := backup(ctx, s, dedup.RunOptions{ID: "throughput"}, func(c *client) error {
+		if len(pieces) == 1 {
+			return sendStream(ctx, s.Domain(), c, pieces[0])
+		}
+		for i, p := range pieces {
+			if err := c.chunk(ctx, p); err != nil {
+				return err
+			}
+			if err := c.endFile(ctx, "files", fmt.Sprintf("f%08d", i), uint64(len(p))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return err
+}
+
+// sendStream cuts by content. The chunks lie in one buffer each turn, so that they are sent before the next is read.
+func sendStream(ctx context.Context, d dedup.Domain, c *client, data []byte) error {
+	cut, err := chunk.NewCutter(d.Chunking)
+	if err != nil {
+		return err
+	}
+	cut.Reset(bytes.NewReader(data))
+	buf := make([]byte, 0, d.Chunking.Max)
+	for {
+		p, err := cut.Next(buf)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.chunk(ctx, p); err != nil {
+			return err
+		}
+		if err := c.send(ctx); err != nil {
+			return err
+		}
+	}
+	return c.endFile(ctx, "streams", "stream", uint64(len(data)))
+}
+
+// bare makes the calls that no store can do without: cut, hash, and for new data compress, decompress, hash, encrypt.
+func bare(d dedup.Domain, pieces [][]byte, dup bool) error {
+	f := &bareFrames{h: digest.NewHasher(d.Keys.Data), enc: frame.NewEncoder(), dec: frame.NewDecoder(), dup: dup}
+	block, err := aes.NewCipher(make([]byte, 32))
+	if err != nil {
+		return err
+	}
+	if f.aead, err = cipher.NewGCM(block); err != nil {
+		return err
+	}
+	if len(pieces) > 1 {
+		for _, p := range pieces {
+			if err := f.add(p); err != nil {
+				return err
+			}
+		}
+		return f.end()
+	}
+	cut, err := chunk.NewCutter(d.Chunking)
+	if err != nil {
+		return err
+	}
+	cut.Reset(bytes.NewReader(pieces[0]))
+	buf := make([]byte, 0, d.Chunking.Max)
+	for {
+		p, err := cut.Next(buf)
+		if errors.Is(err, io.EOF) {
+			return f.end()
+		}
+		if err != nil {
+			return err
+		}
+		if err := f.add(p); err != nil {
+			return err
+		}
+	}
+}
+
+// bareFrames is the bare way of chunks into frames.
+type bareFrames struct {
+	h      *digest.Hasher
+	enc    *frame.Encoder
+	dec    *frame.Decoder
+	aead   cipher.AEAD
+	packer frame.Packer
+	dup    bool
+	stored []byte
+	plain  []byte
+	sealed []byte
+	nonce  [12]byte
+}
+
+func (f *bareFrames) add(p []byte) error {
+	d := f.h.Sum(p)
+	if f.dup {
+		return nil
+	}
+	if !f.packer.Fits(len(p)) {
+		if err := f.end(); err != nil {
+			return err
+		}
+	}
+	f.packer.Add(d, p)
+	return nil
+}
+
+func (f *bareFrames) end() (err error) {
+	if f.packer.Empty() {
+		return nil
+	}
+	fr := f.packer.Encode(f.enc, f.stored)
+	f.stored = fr.Stored
+	f.packer.Reset()
+	if f.plain, err = f.dec.Decode(fr, f.plain[:0]); err != nil {
+		return err
+	}
+	if err := fr.Verify(f.h, f.plain); err != nil {
+		return err
+	}
+	f.sealed = f.aead.Seal(f.sealed[:0], f.nonce[:], fr.Stored, nil)
+	return nil
+}
