@@ -18,13 +18,15 @@ type mender struct {
 	domain digest.DomainID
 	hasher map[container.Kind]*digest.Hasher
 	enc    *frame.Encoder
+	dec    *frame.Decoder
+	plain  []byte // of the record at hand
 	stored []byte
 	packer map[container.Kind]*frame.Packer
 	w      map[container.Kind]*container.Writer
 }
 
 func newMender(s *Store, d Domain) *mender {
-	return &mender{s: s, domain: d.ID, enc: frame.NewEncoder(), w: make(map[container.Kind]*container.Writer),
+	return &mender{s: s, domain: d.ID, enc: frame.NewEncoder(), dec: frame.NewDecoder(), w: make(map[container.Kind]*container.Writer),
 		hasher: map[container.Kind]*digest.Hasher{
 			container.Data: digest.NewHasher(d.Keys.Data), container.Node: digest.NewHasher(d.Keys.Node)},
 		packer: map[container.Kind]*frame.Packer{container.Data: new(frame.Packer), container.Node: new(frame.Packer)}}
@@ -244,22 +246,29 @@ func (h *heal) misses(id container.ID) bool {
 	return false
 }
 
-// record stores those chunks of a record that are missed or that the index names in its container.
-func (m *mender) record(ctx context.Context, id container.ID, r container.Record) error {
+// take decompresses a record and computes the digests of its chunks.
+func (m *mender) take(r container.Record) (ds []digest.Digest, chunks [][]byte, err error) {
 	f := frame.Frame{Codec: r.Codec, Stored: r.Stored, Refs: make([]frame.Ref, len(r.Lengths))}
 	for i, n := range r.Lengths {
 		f.Refs[i].Length = n
 	}
-	plain, err := frame.NewDecoder().Decode(f, nil)
+	if m.plain, err = m.dec.Decode(f, m.plain[:0]); err != nil {
+		return nil, nil, err
+	}
+	for i := range f.Refs {
+		c := f.Chunk(i, m.plain)
+		ds, chunks = append(ds, m.hasher[r.Kind].Sum(c)), append(chunks, c)
+	}
+	return ds, chunks, nil
+}
+
+// record stores those chunks of a record that are missed or that the index names in its container.
+func (m *mender) record(ctx context.Context, id container.ID, r container.Record) error {
+	ds, chunks, err := m.take(r)
 	if err != nil {
 		return nil // it is authentic, and was never right: nothing to salvage
 	}
 	kind := r.Kind
-	ds, chunks := make([]digest.Digest, len(f.Refs)), make([][]byte, len(f.Refs))
-	for i := range f.Refs {
-		chunks[i] = f.Chunk(i, plain)
-		ds[i] = m.hasher[kind].Sum(chunks[i])
-	}
 	locs, ok := make([]index.Loc, len(ds)), make([]bool, len(ds))
 	if err := m.s.index.Lookup(ctx, ds, locs, ok); err != nil {
 		return wrap("look up index", id.String(), err)

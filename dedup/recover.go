@@ -22,7 +22,8 @@ func (s *Store) prepareSpool() error {
 	return wrap("make spool", s.opts.SpoolDir, s.fs.MkdirAll(s.opts.SpoolDir))
 }
 
-// clearSpool removes what runs that died left open. The lock is held: nobody writes them.
+// clearSpool removes what runs that died left open, after what they hold was salvaged. The lock is held: nobody writes
+// them.
 func (s *Store) clearSpool() error {
 	names, err := s.fs.List(s.opts.SpoolDir)
 	if err != nil {
@@ -135,6 +136,11 @@ func (s *containerSet) maxEpoch() uint32 {
 // openIndex opens the index and brings it level with the containers. The index is a hint and never the truth: one that
 // is damaged, not ours, of a newer format, or that knows containers which are gone is made anew.
 func (s *Store) openIndex(ctx context.Context) error {
+	if s.opts.Reindex {
+		if err := index.Remove(s.opts.IndexDir); err != nil {
+			return wrap("remove index", s.opts.IndexDir, err)
+		}
+	}
 	if err := s.openIndexFiles(); err != nil {
 		return err
 	}
@@ -205,6 +211,8 @@ func (s *Store) replay(ctx context.Context, missing []container.ID) error {
 		return nil
 	}
 	s.log.Info("index lacks containers", "containers", len(missing))
+	m := newMeter(s.opts.ReindexProgress)
+	m.phase("reindex", "containers", int64(len(missing)))
 	var nodes []container.ID
 	for _, id := range missing {
 		kind, err := s.replayOne(ctx, id, container.Data)
@@ -213,12 +221,15 @@ func (s *Store) replay(ctx context.Context, missing []container.ID) error {
 		}
 		if kind == container.Node {
 			nodes = append(nodes, id)
+		} else {
+			m.add(1)
 		}
 	}
 	for _, id := range nodes {
 		if _, err := s.replayOne(ctx, id, container.Node); err != nil {
 			return err
 		}
+		m.add(1)
 	}
 	return nil
 }

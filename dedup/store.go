@@ -93,6 +93,7 @@ func start(ctx context.Context, opts Options, keysAndDomain func(*Store, context
 		s.loadChecks,
 		s.openIndex,
 		s.loadSavesets,
+		s.salvageSpool,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -121,7 +122,7 @@ func (s *Store) lock(ctx context.Context) error {
 		}
 		s.locks = append(s.locks, c)
 	}
-	return s.clearSpool()
+	return nil
 }
 
 // create makes keyring and domain. A keyring without a domain is what a Create leaves that was cut short.
