@@ -93,7 +93,14 @@ func (b *backup) prepare(requested Level) (err error) {
 	if err != nil {
 		return err
 	}
-	b.decision = Decide(b.task.Type, requested, b.key, sets)
+	harmed, err := b.harmed()
+	if err != nil {
+		return err
+	}
+	b.decision = Decide(b.task.Type, requested, b.key, sets, harmed)
+	if b.decision.Reason == ReasonChainBroken && len(harmed) > 0 {
+		b.note(sms.SeverityInfo, "chain_broken", "a saveset of the chain is damaged: everything is read and sent that is missed")
+	}
 	err = b.open()
 	if b.decision.Parent != nil && (dedup.KindOf(err) == dedup.NotFound || dedup.KindOf(err) == dedup.Damaged) {
 		b.note(sms.SeverityInfo, "chain_broken", fmt.Sprintf("saveset %s cannot be read: %v", b.decision.Parent.ID, err))
@@ -101,6 +108,19 @@ func (b *backup) prepare(requested Level) (err error) {
 		err = b.open()
 	}
 	return err
+}
+
+// harmed returns the ids of the savesets that cannot be read whole.
+func (b *backup) harmed() (map[string]bool, error) {
+	ids, err := b.store.Harmed(b.ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]bool, len(ids))
+	for id := range ids {
+		out[id.String()] = true
+	}
+	return out, nil
 }
 
 // open begins the store's run and the view of the parent.

@@ -24,11 +24,18 @@ type fakeStore struct {
 	now       func() time.Time
 	commitErr error
 	viewErr   map[dedup.SavesetID]error
+	harmed    map[dedup.SavesetID]bool
 	aborted   int
 	views     int // open ones
 }
 
 func (s *fakeStore) Domain() dedup.Domain { return dedup.Domain{} }
+
+func (s *fakeStore) Harmed(context.Context) (map[dedup.SavesetID]bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.harmed, nil
+}
 
 func (s *fakeStore) Begin(_ context.Context, o dedup.RunOptions) (StoreRun, error) {
 	return &fakeStoreRun{s: s, opts: o}, nil

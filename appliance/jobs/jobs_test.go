@@ -311,6 +311,20 @@ func TestDamagedParentBreaksTheChain(t *testing.T) {
 	}
 }
 
+func TestHarmedChainIsReadAgain(t *testing.T) {
+	g := newRig(t)
+	full := g.backup("etc", Full)
+	id, err := dedup.ParseSavesetID(full.Saveset)
+	g.must(err)
+	g.store.harmed = map[dedup.SavesetID]bool{id: true}
+	if i := g.backup("etc", Incr); i.State != catalog.RunSuccess || i.Level != "FULL" || i.LevelReason != "chain_broken" {
+		t.Errorf("INCR on a harmed FULL: %+v", i.Run)
+	}
+	if i := g.backup("etc", Incr); i.Level != "INCR" || i.LevelReason != "requested" {
+		t.Errorf("INCR after that: %+v", i.Run)
+	}
+}
+
 func TestRestore(t *testing.T) {
 	g := newRig(t)
 	full := g.backup("etc", Full)

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"coffer/appliance/catalog"
 )
@@ -60,8 +61,9 @@ type Decision struct {
 func (d Decision) LongChain() bool { return d.Incrs > longChain }
 
 // Decide finds the effective level and the reference. The savesets are those of the task in the pool that the run
-// writes to, newest first, not deleted; key is SourceKey of the task as it is now.
-func Decide(taskType string, requested Level, key string, savesets []catalog.Saveset) Decision {
+// writes to, newest first, not deleted; key is SourceKey of the task as it is now. harmed are those that cannot be read
+// whole: a chain with one of them is broken, and the FULL reads everything, which sends again what is missed.
+func Decide(taskType string, requested Level, key string, savesets []catalog.Saveset, harmed map[string]bool) Decision {
 	switch {
 	case taskType == catalog.TaskStream && requested != Full && requested != Copy:
 		return Decision{Level: Full, Reason: ReasonTypeNoLevels}
@@ -74,7 +76,7 @@ func Decide(taskType string, requested Level, key string, savesets []catalog.Sav
 	}
 	chain, whole := Chain(*ref, savesets)
 	switch {
-	case !whole:
+	case !whole || slices.ContainsFunc(chain, func(s catalog.Saveset) bool { return harmed[s.ID] }):
 		return Decision{Level: Full, Reason: ReasonChainBroken}
 	case ref.SourceKey != key || movedHouse(chain):
 		return Decision{Level: Full, Reason: ReasonSourceChanged}

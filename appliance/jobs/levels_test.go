@@ -47,7 +47,7 @@ func TestDecide(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			d := Decide(tt.kind, tt.requested, tt.key, tt.sets)
+			d := Decide(tt.kind, tt.requested, tt.key, tt.sets, nil)
 			parent := ""
 			if d.Parent != nil {
 				parent = d.Parent.ID
@@ -72,14 +72,14 @@ func TestLongChain(t *testing.T) {
 	parent := "f"
 	for i := range 100 {
 		id := string(rune('a'+i/26)) + string(rune('a'+i%26))
-		d := Decide("path", Incr, "", sets)
+		d := Decide("path", Incr, "", sets, nil)
 		if d.LongChain() {
 			t.Fatalf("INCR %d counts as a long chain", i+1)
 		}
 		sets = append([]catalog.Saveset{{ID: id, Level: "INCR", Parent: parent}}, sets...)
 		parent = id
 	}
-	if d := Decide("path", Incr, "", sets); !d.LongChain() || d.Incrs != 101 {
+	if d := Decide("path", Incr, "", sets, nil); !d.LongChain() || d.Incrs != 101 {
 		t.Errorf("INCR 101: %+v", d)
 	}
 }
@@ -97,5 +97,31 @@ func TestSourceKeyIgnoresCommands(t *testing.T) {
 	task.Options.Excludes = []string{"*.tmp"}
 	if b, _ := SourceKey(task); a == b {
 		t.Error("an exclude does not change the source")
+	}
+}
+
+// TestDecideDamaged: a chain with a damaged member is broken; damage elsewhere changes nothing.
+func TestDecideDamaged(t *testing.T) {
+	set := func(id, level, parent string) catalog.Saveset {
+		return catalog.Saveset{ID: id, Level: level, Parent: parent, SourceKey: "k"}
+	}
+	sets := []catalog.Saveset{set("i2", "INCR", "i1"), set("i1", "INCR", "f"), set("f", "FULL", ""), set("old", "FULL", "")}
+	for _, tt := range []struct {
+		requested Level
+		harmed    string
+		level     Level
+		reason    Reason
+	}{
+		{Incr, "i2", Full, ReasonChainBroken},
+		{Incr, "f", Full, ReasonChainBroken},
+		{Incr, "old", Incr, ReasonRequested},
+		{Diff, "i1", Diff, ReasonRequested},
+		{Diff, "f", Full, ReasonChainBroken},
+		{Full, "f", Full, ReasonRequested},
+	} {
+		d := Decide("path", tt.requested, "k", sets, map[string]bool{tt.harmed: true})
+		if d.Level != tt.level || d.Reason != tt.reason || (d.Parent == nil) != (tt.level == Full) {
+			t.Errorf("%s with %s damaged: %+v", tt.requested, tt.harmed, d)
+		}
 	}
 }

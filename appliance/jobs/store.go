@@ -19,6 +19,8 @@ type Store interface {
 	View(ctx context.Context, id dedup.SavesetID) (StoreView, error)
 	// SetState writes a new state, durable on return.
 	SetState(ctx context.Context, id dedup.SavesetID, change func(dedup.State) dedup.State) (dedup.State, error)
+	// Harmed returns the savesets that cannot be read whole.
+	Harmed(ctx context.Context) (map[dedup.SavesetID]bool, error)
 }
 
 // StoreRun is a run of the store.
