@@ -81,6 +81,9 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (CollectReport, e
 	c := newCollection(s, o)
 	err = c.run(ctx)
 	c.report.Complete = err == nil
+	if why := stopped(ctx); err != nil && why != nil {
+		err = why // whatever it was that broke off first
+	}
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
