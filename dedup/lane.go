@@ -91,6 +91,12 @@ func (l *Lane) PutFrame(ctx context.Context, f frame.Frame) (seq uint64, err err
 }
 
 func (l *Lane) verify(f frame.Frame) error {
+	if f.Codec == frame.Raw { // its stored bytes are the plain ones
+		if err := f.Validate(); err != nil {
+			return err
+		}
+		return f.Verify(l.hasher, f.Stored)
+	}
 	plain, err := l.dec.Decode(f, l.plain[:0])
 	if err != nil {
 		return err
