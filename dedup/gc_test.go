@@ -1,9 +1,7 @@
 package dedup
 
 import (
-	"context"
 	"fmt"
-	mathrand "math/rand/v2"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -172,74 +170,4 @@ func TestSmallContainersMerge(t *testing.T) {
 		t.Errorf("%d bytes were copied for %d that are stored", copied, st.StoredBytes)
 	}
 	t.Logf("%d backups, %d containers, %d bytes stored, %d copied", days*runs, st.Containers, st.StoredBytes, copied)
-}
-
-// gcModel lets clients back up, read, abort and delete while collections run, and holds the store against the model.
-func TestModelWithCollections(t *testing.T) {
-	o := memOptions(t)
-	clock := newTestClock()
-	o.Now = clock.now
-	o.LocalityMemory, o.FrameMemory, o.NodeMemory = 64<<10, 128<<10, 64<<10
-	s := mustCreate(t, o)
-	rounds, until := 4, 600*time.Millisecond
-	if long() {
-		rounds, until = 30, 2*time.Second
-	}
-	r := newRand(t)
-	m := &model{trees: make(map[SavesetID]testTree), gc: true}
-	base := randomTree(r, 40)
-	var total CollectReport
-	for range rounds {
-		ctx, cancel := context.WithTimeout(t.Context(), until)
-		done := make(chan struct{})
-		errs := make(chan error, 4)
-		for range 3 {
-			client := mathrand.New(mathrand.NewPCG(r.Uint64(), r.Uint64()))
-			go func() {
-				for ctx.Err() == nil {
-					if err := m.act(t.Context(), s, client, base); err != nil {
-						errs <- err
-						return
-					}
-				}
-				errs <- nil
-			}()
-		}
-		go func() {
-			defer close(done)
-			for ctx.Err() == nil {
-				rep, err := s.Collect(t.Context(), CollectOptions{Sparse: 0.9})
-				if err == nil && rep.Damaged > 0 {
-					err = fmt.Errorf("containers were kept as damaged: %+v", rep)
-				}
-				if err != nil {
-					errs <- fmt.Errorf("collect: %w", err)
-					return
-				}
-				total.Deleted += rep.Deleted
-				total.Copied += rep.Copied
-				total.Manifests += rep.Manifests
-				total.Skipped += rep.Skipped
-				clock.advance(5 * time.Hour)
-			}
-			errs <- nil
-		}()
-		for range 4 {
-			if err := <-errs; err != nil {
-				t.Fatal(err)
-			}
-		}
-		<-done
-		cancel()
-		s = collectReopen(t, s, o, r.IntN(2) == 0)
-		m.check(t, s)
-		if err := checkClosure(t.Context(), s); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := s.Collect(t.Context(), CollectOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		m.check(t, s)
-	}
-	t.Logf("%d savesets, %+v, %+v", len(m.trees), total, s.Stats())
 }
