@@ -96,7 +96,7 @@ func (s *Store) locate(ctx context.Context, ds []digest.Digest) ([]found, error)
 			s.dirs.forget(places[i].dir.ID()) // loaded while it went
 			places[i] = found{}
 		}
-		if places[i].dir == nil || s.damage.badPlace(places[i].loc()) {
+		if places[i].dir == nil || s.damage.badPlace(places[i].loc()) || s.stale(places[i]) {
 			rest = append(rest, i)
 		}
 	}
@@ -117,6 +117,11 @@ func (s *Store) locate(ctx context.Context, ds []digest.Digest) ([]found, error)
 		}
 	}
 	return places, nil
+}
+
+// stale reports whether another copy than this one may be the one that the index names: that lies better, or lives longer.
+func (s *Store) stale(at found) bool {
+	return at.dir.Kind() == container.Data && (!at.canonical || s.containers.overtaken(at.dir.ID()))
 }
 
 // missing is the error for a digest that has no place.
