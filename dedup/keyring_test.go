@@ -480,3 +480,100 @@ func TestRekeyBeside(t *testing.T) {
 	}
 	t.Logf("%d savesets kept, %d deleted, %d keys", len(kept), len(gone), len(info.Keys))
 }
+
+// collectAll collects until nothing names an old key, as the daily maintenance does.
+func collectAll(t *testing.T, s *Store) {
+	t.Helper()
+	mustReseal(t, s)
+	if rep, err := s.Collect(t.Context(), CollectOptions{}); err != nil || !rep.Complete {
+		t.Fatalf("collect: %+v, %v", rep, err)
+	}
+	for _, k := range mustKeys(t, s).Keys {
+		if !k.Current && (k.Containers > 0 || k.Objects > 0) {
+			t.Fatalf("after the collection: keys %+v", k)
+		}
+	}
+}
+
+// TestRotateCollectDestroy takes a store from key to key: after a collection the old one is not needed, and gone.
+func TestRotateCollectDestroy(t *testing.T) {
+	o := memOptions(t)
+	s := mustCreate(t, o)
+	gens := generations()
+	var sets []Manifest
+	for i, tree := range gens {
+		sets = append(sets, mustBackup(t, s, tree, 1))
+		if n, err := s.RotateKey(t.Context()); err != nil || n != uint32(i)+2 {
+			t.Fatalf("rotated to %d, %v", n, err)
+		}
+	}
+	if _, err := s.SetState(t.Context(), sets[0].ID, func(st State) State { st.Deleted = true; return st }); err != nil {
+		t.Fatal(err)
+	}
+	collectAll(t, s)
+	for n := range uint32(3) {
+		if err := s.DestroyKey(t.Context(), n+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, o)
+	if k := mustKeys(t, s).Keys; len(k) != 1 || k[0].Number != 4 {
+		t.Fatalf("keys %+v", k)
+	}
+	for i, m := range sets[1:] {
+		mustCompare(t, s, m.ID, gens[i+1])
+	}
+	if _, err := s.View(t.Context(), sets[0].ID); KindOf(err) != NotFound {
+		t.Fatalf("a deleted saveset: %v", err)
+	}
+	if rep, err := s.Check(t.Context(), CheckOptions{Objects: true, Pages: true, Deep: true}); err != nil || len(rep.Found) > 0 {
+		t.Fatalf("check: %+v, %v", rep, err)
+	}
+}
+
+// TestEncryptCollect: a collection leaves nothing plain of a store that was, and closes the plain key.
+func TestEncryptCollect(t *testing.T) {
+	o := memOptions(t)
+	o.Key = keys.None()
+	s := mustCreate(t, o)
+	gens := generations()
+	first := mustBackup(t, s, gens[0], 1)
+	var plain []byte // a container of the plain store, kept by who has the disk
+	var name string
+	for info, err := range o.Blob.List(t.Context(), "containers/", "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plain, err = readWhole(t.Context(), o.Blob, info.Name); err != nil {
+			t.Fatal(err)
+		}
+		name = info.Name
+	}
+	o.Key = testPassword("a")
+	if _, err := s.Encrypt(t.Context(), o.Key); err != nil {
+		t.Fatal(err)
+	}
+	collectAll(t, s)
+	if rep := mustReseal(t, s); !slices.Equal(rep.Retired, []uint32{1}) {
+		t.Fatalf("retired %v", rep.Retired)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := blob.PutBytes(t.Context(), o.Blob, name, plain); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, o)
+	mustCompare(t, s, first.ID, gens[0])
+	for id := range s.containers.m {
+		if id.Name() != name {
+			continue
+		}
+		if dir, err := s.directory(t.Context(), id); err != nil || dir != nil {
+			t.Fatalf("a plain container counts in an encrypted store: %v", err)
+		}
+	}
+}

@@ -84,9 +84,7 @@ func listObjects(ctx context.Context, b blob.Store, prefix string) iter.Seq2[obj
 func (s *Store) forms(name string) object {
 	o := object{name: name}
 	for _, k := range slices.Backward(s.ring.Keys()) {
-		if k.Number > 1 { // the first key seals under the plain name
-			o.blobs = append(o.blobs, formName(name, k.Number))
-		}
+		o.blobs = append(o.blobs, formName(name, k.Number))
 	}
 	o.blobs = append(o.blobs, name)
 	return o

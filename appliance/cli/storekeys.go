@@ -99,9 +99,9 @@ func (a *app) newStorePassword(file string) (string, error) {
 func (a *app) storeLockCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "lock", Short: "Close the store until it is unlocked", Args: cobra.NoArgs,
-		Long: `Close the store: its keys leave the appliance's memory, backups and restores are refused, the mount goes,
-until 'coffer store unlock'. It is refused while runs, maintenance or downloads are active. A store with a
-key file is open again after the next start of the appliance.`,
+		Long: `Close the store: the appliance forgets its keys, backups and restores are refused, and the mount goes, until
+'coffer store unlock'. It is refused while runs, maintenance or downloads are active. A store with a key file
+is open again after the next start of the appliance.`,
 		Example: "  coffer store lock",
 		RunE: a.with(func(ctx context.Context, c *client.Client, _ []string) error {
 			s, err := c.LockStore(ctx)

@@ -202,10 +202,17 @@ func (m *Manager) keep(i Info) {
 	}
 }
 
-// collect moves small objects to the current key, then collects.
+// collect moves small objects to the current key, then collects. What another change of keys does need not be done here.
 func (m *Manager) collect(j *job, store Store) ending {
 	set, conf, progress := j.snapshot().Settings, m.opts.Config, m.progressOf(j)
-	sealed, sealErr := store.Reseal(j.ctx, progress)
+	reseal := func() (dedup.ResealReport, error) {
+		r, err := store.Reseal(j.ctx, progress)
+		if dedup.KindOf(err) == dedup.InUse {
+			err = nil
+		}
+		return r, err
+	}
+	sealed, sealErr := reseal()
 	budget := conf.Budget
 	if set.Budget > 0 {
 		budget = time.Duration(set.Budget * float64(time.Second))
@@ -213,6 +220,9 @@ func (m *Manager) collect(j *job, store Store) ending {
 	report, err := store.Collect(j.ctx, dedup.CollectOptions{Sparse: either(set.Sparse, conf.Sparse), Budget: budget,
 		Rate: either(set.Rate, conf.GCRate), Progress: progress})
 	j.change(func(i *Info) { i.Report.GC = gcReport(report, sealed) })
+	if err == nil && sealErr == nil {
+		_, sealErr = reseal() // a plain key that no container is under any more opens nothing from now on
+	}
 	if err = errors.Join(err, sealErr); err != nil {
 		return failed(err)
 	}
