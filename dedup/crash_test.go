@@ -28,10 +28,11 @@ type history struct {
 	created bool                   // guarded by mu
 	trees   map[SavesetID]testTree // guarded by mu
 	locked  map[SavesetID]bool     // guarded by mu: SetState had returned
+	deleted map[SavesetID]bool     // guarded by mu: Delete had returned
 }
 
 func newHistory() *history {
-	return &history{trees: make(map[SavesetID]testTree), locked: make(map[SavesetID]bool)}
+	return &history{trees: make(map[SavesetID]testTree), locked: make(map[SavesetID]bool), deleted: make(map[SavesetID]bool)}
 }
 
 func (h *history) note(f func()) {
@@ -51,6 +52,9 @@ func (h *history) clone() *history {
 	}
 	for id := range h.locked {
 		c.locked[id] = true
+	}
+	for id := range h.deleted {
+		c.deleted[id] = true
 	}
 	return c
 }

@@ -16,8 +16,9 @@ import (
 	"coffer/dedup/vfs/errorfs"
 )
 
-// gcWork is a life with collections: backups, a broken run, deletions, and collections that delete, bury and copy forward.
-// Every step is tried twice: one failed operation must not spoil the store.
+// gcWork is a life with collections: backups, a broken run, deletions, collections that delete, bury and copy forward, and
+// a new store key that all moves to, so that the old one can be destroyed. Every step is tried twice: one failed operation
+// must not spoil the store.
 type gcWork struct {
 	h    *history
 	gens []testTree
@@ -34,6 +35,8 @@ func gcGenerations() []testTree {
 }
 
 func (w *gcWork) run(ctx context.Context, o Options) (err error) {
+	clock := newTestClock()
+	o.Now = clock.now
 	twice := func(f func() error) {
 		if err != nil {
 			return
@@ -58,7 +61,11 @@ func (w *gcWork) run(ctx context.Context, o Options) (err error) {
 	remove := func(i int) {
 		twice(func() error {
 			w.h.note(func() { delete(w.h.trees, ids[i]) }) // it may be gone from here on
-			return ignore(NotFound, w.s.Delete(ctx, ids[i], "test"))
+			err := ignore(NotFound, w.s.Delete(ctx, ids[i], "test"))
+			if err == nil {
+				w.h.note(func() { w.h.deleted[ids[i]] = true })
+			}
+			return err
 		})
 	}
 	collect := func() {
@@ -91,7 +98,12 @@ func (w *gcWork) run(ctx context.Context, o Options) (err error) {
 		remove(2)
 	}
 	collect()
+	twice(func() error { _, err := w.s.RotateKey(ctx); return err })
 	save(4)
+	clock.advance(remainsAge + time.Hour)
+	twice(func() error { _, err := w.s.Reseal(ctx, nil); return err })
+	collect()
+	twice(func() error { return ignore(NotFound, w.s.DestroyKey(ctx, 1)) })
 	return errors.Join(err, w.s.Close())
 }
 
@@ -104,9 +116,12 @@ func (w *gcWork) verify(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	r, err := s.Collect(ctx, CollectOptions{})
+	r, err := s.Collect(ctx, CollectOptions{Sparse: 1})
 	if err == nil && (!r.Complete || r.Damaged > 0) {
 		err = fmt.Errorf("%+v", r)
+	}
+	if err == nil {
+		err = w.verifyClean(ctx, s)
 	}
 	if err = errors.Join(err, s.Close()); err != nil {
 		return fmt.Errorf("collect: %w", err)
@@ -117,15 +132,31 @@ func (w *gcWork) verify(ctx context.Context, o Options) error {
 	return nil
 }
 
+// verifyClean sees that what was deleted stays so, and that nothing is damaged.
+func (w *gcWork) verifyClean(ctx context.Context, s *Store) error {
+	for id := range w.h.deleted {
+		if m, err := s.Saveset(ctx, id); err == nil && !m.State.Deleted {
+			return fmt.Errorf("saveset %v was deleted and is there", id)
+		}
+	}
+	rep, err := s.Check(ctx, CheckOptions{Objects: true, Deep: true})
+	if err == nil && (len(rep.Found) > 0 || len(s.Damage()) > 0) {
+		err = fmt.Errorf("damage where nothing was damaged: %+v, %+v", rep.Found, s.Damage())
+	}
+	return err
+}
+
 func gcTestOptions(t testing.TB, fsys vfs.FS, index string) Options {
 	o := testOptions(t, fsys, "/", index)
 	o.ContainerSize = 32 << 10
-	o.Now = newTestClock().now
+	clock := newTestClock()
+	clock.advance(5 * 24 * time.Hour) // after the work
+	o.Now = clock.now
 	return o
 }
 
-// The machine loses power before the k-th operation that changes something, and comes up with the index lost, behind,
-// ahead, or as it was at that moment.
+// The machine loses power before the k-th operation that changes something, and comes up with the index lost, empty, ahead,
+// as it was at that moment or some time before.
 func TestCrashDuringCollection(t *testing.T) {
 	gens := gcGenerations()
 	mem := newMem(t)
@@ -137,9 +168,9 @@ func TestCrashDuringCollection(t *testing.T) {
 	behind := makeBehind(t, mem, dir)
 	states := 0
 	for i, sn := range snaps {
-		cases := map[string]string{"lost": "", "behind": behind, "ahead": ahead, "as it was": sn.index}
+		cases := map[string]string{"lost": "", "behind": behind, "ahead": ahead, "as it was": sn.index, "of earlier": snaps[i*2/3].index}
 		for name, from := range cases {
-			if !long() && name != "as it was" && name != [...]string{"lost", "behind", "ahead"}[i%3] {
+			if forms(true, true, false) && name != [...]string{"lost", "behind", "ahead", "as it was", "of earlier"}[i%5] {
 				continue
 			}
 			idx := filepath.Join(dir, "work")
@@ -171,10 +202,7 @@ func gcSnapshots(t *testing.T, mem *vfs.Mem, dir string, gens []testTree) []gcSn
 	fates := []vfs.CrashOptions{{}, {Data: vfs.Kept, Entries: vfs.Kept}, {Data: vfs.Torn, Entries: vfs.Torn, Rand: r}}
 	var mu sync.Mutex // operations come from several goroutines
 	var snaps []gcSnapshot
-	n, step := 0, 8
-	if long() {
-		step = 1
-	}
+	n, step := 0, forms(9, 2, 1)
 	inj := errorfs.Func(func(op errorfs.Op, _ string) error {
 		if !op.Changes() {
 			return nil
@@ -210,10 +238,7 @@ func gcSnapshots(t *testing.T, mem *vfs.Mem, dir string, gens []testTree) []gcSn
 // Every operation of the file system fails once, or the disk dies for good at one.
 func TestFailDuringCollection(t *testing.T) {
 	gens := gcGenerations()
-	step, states := int64(41), 0
-	if long() {
-		step = 1
-	}
+	step, states := forms[int64](67, 11, 1), 0
 	for i := int64(0); ; i += step {
 		for _, dies := range []bool{false, true} {
 			mem := newMem(t)
