@@ -222,7 +222,19 @@ func (c *check) smallObjects(ctx context.Context) error {
 			}
 		}
 	}
+	c.rep.Healthy += c.s.forgetObjects(ctx)
 	return c.keyring(ctx)
+}
+
+// forgetObjects takes damaged objects off the list that are not there any more; it returns how many.
+func (s *Store) forgetObjects(ctx context.Context) int {
+	return s.damage.drop(func(r *damageRow) bool {
+		if r.sort != damagedObject {
+			return false
+		}
+		_, err := s.blob.Size(ctx, r.Object)
+		return errors.Is(err, blob.ErrNotExist)
+	})
 }
 
 func (c *check) smallObject(ctx context.Context, kind, name, form string) error {

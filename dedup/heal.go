@@ -91,6 +91,7 @@ func (h *heal) left() int { return len(h.s.damage.wanted()) }
 // objects heals the keyring's copies, and small objects that can be made anew or are not needed.
 func (h *heal) objects(ctx context.Context) error {
 	s := h.s
+	h.rep.Objects += s.forgetObjects(ctx)
 	for _, d := range s.damage.list() {
 		if d.Object == "" {
 			continue
