@@ -50,27 +50,19 @@ func (c *chunkSender) send(ctx context.Context, req *sms.Fetch) error {
 	if err != nil {
 		return err
 	}
-	plan, err := c.run.opts.View.Plan(ctx, wanted)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	frames := make(chan frameOrError, framesAhead-1)
-	go c.read(ctx, plan, frames)
+	go c.read(ctx, wanted, frames)
 	defer func() {
 		cancel()
 		for range frames { // until the reader is gone
 		}
 	}()
-	for i := 0; i < len(plan); i++ {
-		f, ok := <-frames
-		if !ok {
-			return ctx.Err()
-		}
+	for f := range frames {
 		if f.err != nil {
 			return f.err
 		}
-		part, err := c.only(f.frame, wanted, plan[i].Want)
+		part, err := c.only(f.frame, wanted, f.want)
 		if err != nil {
 			return err
 		}
@@ -79,11 +71,12 @@ func (c *chunkSender) send(ctx context.Context, req *sms.Fetch) error {
 		}
 		c.run.srv.frames.Put(f.buf)
 	}
-	return nil
+	return ctx.Err()
 }
 
 type frameOrError struct {
 	frame frame.Frame
+	want  []int              // of the chunks that were asked for
 	buf   *dedup.FrameBuffer // that the frame lies in
 	err   error
 }
@@ -96,21 +89,72 @@ func (s *Server) frameBuffer() *dedup.FrameBuffer {
 	return new(dedup.FrameBuffer)
 }
 
-// read reads the planned frames ahead of their sending.
-func (c *chunkSender) read(ctx context.Context, plan []dedup.PlanItem, frames chan<- frameOrError) {
+// read reads the frames of chunks, in the order of storage, ahead of their sending.
+func (c *chunkSender) read(ctx context.Context, wanted []digest.Digest, frames chan<- frameOrError) {
 	defer close(frames)
-	for i := range plan {
-		buf := c.run.srv.frameBuffer()
-		f, err := c.run.opts.View.Frame(ctx, plan[i].Loc, buf)
+	give := func(f frameOrError) bool {
 		select {
-		case frames <- frameOrError{f, buf, err}:
+		case frames <- f:
+			return f.err == nil
 		case <-ctx.Done():
-			return
-		}
-		if err != nil {
-			return
+			return false
 		}
 	}
+	todo := make([]int, len(wanted))
+	for i := range todo {
+		todo[i] = i
+	}
+	for stale := 0; ; stale++ {
+		rest, err := c.readPlan(ctx, wanted, todo, give)
+		if err == nil {
+			return
+		}
+		if len(rest) < len(todo) {
+			stale = 0
+		}
+		if dedup.KindOf(err) != dedup.NotFound || len(rest) == 0 || stale >= maxStale {
+			give(frameOrError{err: err})
+			return
+		}
+		todo = rest
+	}
+}
+
+// maxStale is how many plans in a row may go stale before a frame is read: a collection moves a chunk once.
+const maxStale = 3
+
+// readPlan plans where the chunks lie and reads them there. A container whose chunks were moved meanwhile is NotFound, with
+// the chunks that are still to be read. It ends without an error, too, when nobody takes the frames any more.
+func (c *chunkSender) readPlan(ctx context.Context, wanted []digest.Digest, todo []int, give func(frameOrError) bool) (rest []int, err error) {
+	ds := make([]digest.Digest, len(todo))
+	for j, i := range todo {
+		ds[j] = wanted[i]
+	}
+	plan, err := c.run.opts.View.Plan(ctx, ds)
+	if err != nil {
+		return nil, err
+	}
+	for n := range plan {
+		buf := c.run.srv.frameBuffer()
+		f, err := c.run.opts.View.Frame(ctx, plan[n].Loc, buf)
+		if err != nil {
+			for _, it := range plan[n:] {
+				for _, j := range it.Want {
+					rest = append(rest, todo[j])
+				}
+			}
+			slices.Sort(rest)
+			return rest, err
+		}
+		want := plan[n].Want
+		for k, j := range want {
+			want[k] = todo[j]
+		}
+		if !give(frameOrError{frame: f, want: want, buf: buf}) {
+			return nil, nil
+		}
+	}
+	return nil, nil
 }
 
 // resolve finds the digests of the chunks asked for, each once. INVARIANT: all are children of nodes that were shown.
