@@ -232,7 +232,7 @@ func (d storeDesk) Store(ctx context.Context) (api.Store, error) {
 	if err != nil {
 		return out, apiError(err)
 	}
-	facts.ReadOnly = readOnly
+	facts.ReadOnly, facts.Fault = readOnly, d.probe.err()
 	describe(&out, store, facts)
 	out.IndexBytes = d.indexBytes()
 	return out, nil

@@ -83,6 +83,7 @@ type appliance struct {
 	mount     *mountKeeper
 
 	watchers watchers
+	probe    diskProbe
 }
 
 // open makes everything ready to serve. What it opened before it failed is closed by close.
@@ -234,6 +235,7 @@ func (a *appliance) housekeep(ctx context.Context) {
 		if err := errors.Join(a.catalog.KeepBallast(), a.clock.Keep()); err != nil {
 			a.log.Warn("housekeeping", "error", err)
 		}
+		a.probe.look(a.conf.StoreDir(), a.data.SpoolDir())
 		a.confirmClock(ctx)
 		a.watchSpace(ctx)
 		a.keepSeen(ctx)

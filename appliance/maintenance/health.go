@@ -27,9 +27,10 @@ type Reason struct {
 
 // Facts are what the state of an open store follows from.
 type Facts struct {
-	Damage   int  // places on the damage list
-	Full     bool // the reserve is reached
-	ReadOnly bool // its file system, or that of the spool, takes no writes
+	Damage   int   // places on the damage list
+	Full     bool  // the reserve is reached
+	ReadOnly bool  // its file system, or that of the spool, takes no writes
+	Fault    error // a write to them failed
 	Check    dedup.CheckState
 	// Oldest is when the oldest saveset was committed; zero where there is none: then nothing can be overdue.
 	Oldest  time.Time
@@ -42,6 +43,9 @@ func Judge(f Facts) (State, []Reason) {
 	var out []Reason
 	if f.ReadOnly {
 		out = append(out, Reason{Unwritable, "its file system takes no writes", "look for disk errors in the kernel's log, mend the file system, and mount it for writing"})
+	}
+	if f.Fault != nil && !f.ReadOnly {
+		out = append(out, Reason{Unwritable, fmt.Sprintf("its disk refuses to write: %v", f.Fault), "look for disk errors in the kernel's log; the state changes within a minute when the disk writes again"})
 	}
 	if f.Full {
 		out = append(out, Reason{Unwritable, "the disk is full up to the reserve", "make space on the disk or enlarge it, or delete savesets and run: coffer store gc"})

@@ -1,6 +1,7 @@
 package maintenance
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,7 @@ func TestJudge(t *testing.T) {
 		"damaged":            {Facts{Damage: 2}, Red, []string{"2 damaged"}},
 		"damaged and late":   {Facts{Damage: 2, Overdue: days, Oldest: ago(9)}, Red, []string{"2 damaged", "never"}},
 		"full":               {Facts{Full: true}, Unwritable, []string{"reserve"}},
+		"disk fault":         {Facts{Fault: errors.New("input/output error")}, Unwritable, []string{"input/output error"}},
 		"everything at once": {Facts{Full: true, ReadOnly: true, Damage: 1, Overdue: days, Oldest: ago(9)}, Unwritable, []string{"no writes", "reserve", "1 damaged", "never"}},
 	} {
 		c.facts.Now = now
