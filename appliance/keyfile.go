@@ -34,7 +34,11 @@ func (k *storeKeeper) ownKey(p place) (keys.Source, error) {
 	case has(keys.KindNone):
 		return keys.None(), k.mayBePlain()
 	case has(keys.KindKeyFile) && (k.conf.Store.Unlock != config.UnlockPassword || !has(keys.KindPassword)):
-		return keySource(k.conf.KeyFile(), true, k.opts.Logger)
+		src, err := keySource(k.conf.KeyFile(), true, k.opts.Logger)
+		if err != nil && len(p.openers) > 1 {
+			err = fmt.Errorf("%w; or open it with its %s: %w: coffer store unlock", err, p.openers[1], errNeedsSecret)
+		}
+		return src, err
 	}
 	return nil, fmt.Errorf("%w: coffer store unlock", errNeedsSecret)
 }

@@ -151,6 +151,25 @@ func TestPasswordStore(t *testing.T) {
 	}
 }
 
+// TestKeyFileIsMissing: a store that has a password, too, asks for it.
+func TestKeyFileIsMissing(t *testing.T) {
+	conf := testConfig(t)
+	a := opened(t, conf, Options{})
+	must[api.StoreKeys](t)(desk(a).SetStoreOpeners(t.Context(), api.StoreOpeners{Password: storePassword}))
+	closed(t, a)
+	if err := os.Remove(conf.KeyFile()); err != nil {
+		t.Fatal(err)
+	}
+	a = opened(t, conf, Options{})
+	defer closed(t, a)
+	wantState(t, a, true)
+	_, err := desk(a).UnlockStore(t.Context(), api.StoreUnlock{})
+	wantCode(t, err, api.CodeWrongStoreKey)
+	must[api.Store](t)(desk(a).UnlockStore(t.Context(), api.StoreUnlock{Password: storePassword}))
+	k := must[api.StoreKeys](t)(desk(a).SetStoreOpeners(t.Context(), api.StoreOpeners{Remove: []api.Opener{api.OpenerKeyFile}}))
+	wantOpeners(t, k, api.OpenerPassword)
+}
+
 // TestMendedStore opens a store that was damaged at the start, without a restart.
 func TestMendedStore(t *testing.T) {
 	conf := testConfig(t)

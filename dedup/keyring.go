@@ -169,6 +169,9 @@ func (s *Store) DestroyKey(ctx context.Context, number uint32) error {
 	if c, o := containers[number], objects[number]; c > 0 || o > 0 {
 		return refuse(InUse, "%d containers and %d objects name it: garbage collection writes them anew under the current key", c, o)
 	}
+	if n := containers[unknownKey]; n > 0 {
+		return refuse(InUse, "%d containers are damaged so that nobody knows which key they name: repair them first", n)
+	}
 	return s.updateRing(ctx, "destroy key", func(e *keys.Edit) error { return e.Destroy(number) })
 }
 
@@ -201,47 +204,42 @@ func (s *Store) mayStillUse(number uint32) bool {
 // retire closes the plain keys of a store that was encrypted later: for objects, all of which have been sealed again, and
 // for containers when none names them. Until then who can write to the disk can pass something off as the store's own.
 func (s *Store) retire(ctx context.Context, rep *ResealReport) error {
-	var containers map[uint32]int
-	type closing struct{ objects, containers bool }
-	todo := make(map[uint32]closing)
+	var plain []keys.KeyState
+	count := false
 	for _, k := range s.oldKeys() {
-		if k.Encrypted || (!k.Objects && !k.Containers) || !s.ring.Encrypted() {
+		if !s.ring.Encrypted() || k.Encrypted || (!k.Objects && !k.Containers) {
 			continue
 		}
-		c := closing{objects: k.Objects}
-		if k.Containers && !s.mayStillUse(k.Number) {
-			var err error
-			if containers == nil {
-				if containers, err = s.countContainers(ctx); err != nil {
-					return err
-				}
-			}
-			c.containers = containers[k.Number] == 0
-		}
-		if c.objects || c.containers {
-			todo[k.Number] = c
+		k.Containers = k.Containers && !s.mayStillUse(k.Number)
+		count = count || k.Containers
+		plain = append(plain, k)
+	}
+	var containers map[uint32]int
+	if count { // after the last question whether one may still come
+		var err error
+		if containers, err = s.countContainers(ctx); err != nil {
+			return err
 		}
 	}
-	if len(todo) == 0 {
+	plain = slices.DeleteFunc(plain, func(k keys.KeyState) bool { return !k.Objects && !(k.Containers && containers[k.Number] == 0) })
+	if len(plain) == 0 {
 		return nil
 	}
 	err := s.updateRing(ctx, "retire keys", func(e *keys.Edit) error {
-		for number, c := range todo {
-			if err := e.Retire(number, c.objects, c.containers); err != nil {
+		for _, k := range plain {
+			if err := e.Retire(k.Number, k.Objects, k.Containers && containers[k.Number] == 0); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
 	for _, k := range s.oldKeys() {
-		if _, ok := todo[k.Number]; ok && !k.Objects && !k.Containers {
+		closed := !k.Objects && !k.Containers
+		if err == nil && closed && slices.ContainsFunc(plain, func(p keys.KeyState) bool { return p.Number == k.Number }) {
 			rep.Retired = append(rep.Retired, k.Number)
 		}
 	}
-	return nil
+	return err
 }
 
 // keyCensus remembers which store key each container names: it never changes.
@@ -250,8 +248,10 @@ type keyCensus struct {
 	of map[container.ID]uint32 // guarded by mu
 }
 
-// countContainers counts the containers that name each key. One that is damaged so that it names none counts nowhere: no
-// key opens it.
+// unknownKey is where containers count that are damaged so that they do not say which key they name: salvage may.
+const unknownKey = 0
+
+// countContainers counts the containers that name each key.
 func (s *Store) countContainers(ctx context.Context) (map[uint32]int, error) {
 	c := &s.storeKeys
 	c.mu.Lock()
@@ -263,10 +263,13 @@ func (s *Store) countContainers(ctx context.Context) (map[uint32]int, error) {
 		if !ok {
 			var err error
 			key, err = container.StoreKey(ctx, s.blob, id)
-			if errors.Is(err, blob.ErrNotExist) || errors.Is(err, container.ErrDamaged) {
+			switch {
+			case errors.Is(err, blob.ErrNotExist):
 				continue
-			}
-			if err != nil {
+			case errors.Is(err, container.ErrDamaged):
+				count[unknownKey]++
+				continue
+			case err != nil:
 				return nil, wrap("count containers of keys", id.String(), err)
 			}
 		}

@@ -577,3 +577,24 @@ func TestEncryptCollect(t *testing.T) {
 		}
 	}
 }
+
+// TestUnknownContainerKey: a container that is too damaged to say its key keeps every key from being destroyed.
+func TestUnknownContainerKey(t *testing.T) {
+	o := memOptions(t)
+	s := mustCreate(t, o)
+	if _, err := s.RotateKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustBackup(t, s, smallGenerations()[0], 1)
+	id := s.containers.without(nil)[0]
+	n, err := o.Blob.Size(t.Context(), id.Name())
+	if err == nil {
+		err = errors.Join(o.Blob.Delete(t.Context(), id.Name()), blob.PutBytes(t.Context(), o.Blob, id.Name(), make([]byte, n)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DestroyKey(t.Context(), 1); KindOf(err) != InUse || !strings.Contains(err.Error(), "1 containers are damaged") {
+		t.Fatalf("destroyed: %v", err)
+	}
+}

@@ -67,11 +67,15 @@ func (r *Ring) save(ctx context.Context, b blob.Store, c *contents) error {
 		}
 	}
 	c.generation++
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("change keyring: %w", err)
+	}
+	ctx = context.WithoutCancel(ctx) // from here on it changes or not, and nobody's hurry makes that a question
 	if err := put(ctx, b, r.rand, c); err != nil {
 		return fmt.Errorf("change keyring: %w", err)
 	}
 	r.replace(c)
-	if err := remove(context.WithoutCancel(ctx), b, names); err != nil {
+	if err := remove(ctx, b, names); err != nil {
 		return fmt.Errorf("%w: %w", ErrOldKeyrings, err)
 	}
 	return nil
