@@ -28,6 +28,8 @@ const (
 	CodeSourceRefused      Code = "source_refused"       // the agent refused the source (it does not exist, say)
 	CodeStoreLocked        Code = "store_locked"         // the store is not open: wrong or missing key
 	CodeWrongStoreKey      Code = "wrong_store_key"      // the password or recovery key does not open the store
+	CodeKeyNeeded          Code = "key_needed"           // the saveset is of an encrypted task, and its key is not here
+	CodeWrongTaskKey       Code = "wrong_task_key"       // the key is not that of the saveset's task
 	CodeStoreUnwritable    Code = "store_unwritable"     // the store takes no writes: full, damaged
 	CodeDamaged            Code = "damaged"              // stored bytes are damaged
 	CodeNotSupported       Code = "not_supported"        // the appliance, the client or the object cannot do it
@@ -118,7 +120,7 @@ func CodeOf(err error) Code {
 // StatusOf returns the HTTP status that belongs to a code; 500 for unknown ones.
 func StatusOf(c Code) int {
 	switch c {
-	case CodeBadRequest, CodeWeakPassword, CodeSourceRefused, CodeWrongStoreKey:
+	case CodeBadRequest, CodeWeakPassword, CodeSourceRefused, CodeWrongStoreKey, CodeWrongTaskKey:
 		return http.StatusUnprocessableEntity
 	case CodeUnauthenticated, CodeBadCredentials, CodeNotLoggedIn:
 		return http.StatusUnauthorized
@@ -126,7 +128,7 @@ func StatusOf(c Code) int {
 		return http.StatusForbidden
 	case CodeNotFound:
 		return http.StatusNotFound
-	case CodeExists, CodeConflict, CodeInUse, CodeClientOffline, CodeClientRevoked:
+	case CodeExists, CodeConflict, CodeInUse, CodeClientOffline, CodeClientRevoked, CodeKeyNeeded:
 		return http.StatusConflict
 	case CodeTooLarge:
 		return http.StatusRequestEntityTooLarge

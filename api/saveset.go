@@ -33,6 +33,7 @@ type Saveset struct {
 	Sources        []string     `json:"sources,omitempty"`
 	StreamName     string       `json:"stream_name,omitempty" doc:"type stream: name of the one file"`
 	Warnings       int64        `json:"warnings"`
+	SealedBy       string       `json:"sealed_by,omitempty" doc:"where one saveset is shown: id of the task key without which nobody reads it"`
 }
 
 // KeptReason is one reason for which a saveset is kept.
@@ -57,6 +58,24 @@ const (
 // ImmutableSpec makes a saveset immutable.
 type ImmutableSpec struct {
 	Until time.Time `json:"until" doc:"until then nobody deletes it or shortens its end of life; it can only be moved further"`
+}
+
+// Unseal gives the key of an encrypted task, so that its savesets can be read here for a time.
+type Unseal struct {
+	Key     string `json:"key" minLength:"1" maxLength:"4096" doc:"contents of the key file; held in memory, never stored, never logged"`
+	Minutes int    `json:"minutes,omitempty" minimum:"0" maximum:"10080" doc:"how long the key is held; default: 480"`
+}
+
+// String hides the key, so that no log line and no error shows it.
+func (Unseal) String() string { return "task key (hidden)" }
+
+// GoString hides the key from %#v.
+func (u Unseal) GoString() string { return u.String() }
+
+// Unsealed tells of a key that is held.
+type Unsealed struct {
+	KeyID string    `json:"key_id" doc:"of the key: all savesets that it seals can be read"`
+	Until time.Time `json:"until"`
 }
 
 // SavesetFilter selects savesets; zero fields select all. Newest first.

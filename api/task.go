@@ -25,6 +25,14 @@ type Task struct {
 	PostCommand   []string  `json:"post_command,omitempty" doc:"run on the client after the backup"`
 	Pool          string    `json:"pool" doc:"media pool that its savesets go to"`
 	CreatedAt     time.Time `json:"created_at"`
+	// Encryption is absent where the task is not encrypted by a key of its own.
+	Encryption *TaskEncryption `json:"encryption,omitempty" doc:"the client seals all with a key that the appliance does not have"`
+}
+
+// TaskEncryption names the key of an encrypted task.
+type TaskEncryption struct {
+	KeyID   string `json:"key_id" pattern:"^[0-9a-fA-F]{32}$" doc:"what 'coffer-agent task-key new' printed"`
+	KeyFile string `json:"key_file,omitempty" maxLength:"4096" doc:"where the key lies on the client; default: the agent's own place"`
 }
 
 // TaskSpec makes a task.
@@ -40,6 +48,8 @@ type TaskSpec struct {
 	PreCommand    []string `json:"pre_command,omitempty" maxItems:"1000"`
 	PostCommand   []string `json:"post_command,omitempty" maxItems:"1000"`
 	Pool          string   `json:"pool,omitempty" maxLength:"64" doc:"default: the pool named default"`
+	// Encryption makes the task an encrypted one.
+	Encryption *TaskEncryption `json:"encryption,omitempty" doc:"the client seals all with a key that the appliance does not have"`
 }
 
 // Pool is a media pool: the target of backups and the owner of their retention.

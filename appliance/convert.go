@@ -49,6 +49,9 @@ func apiTask(t catalog.Task) api.Task {
 	for _, s := range t.Options.Sources {
 		out.Sources = append(out.Sources, strings.ToValidUTF8(string(s), "\uFFFD"))
 	}
+	if s := t.Options.Seal; s != nil {
+		out.Encryption = &api.TaskEncryption{KeyID: s.KeyID, KeyFile: s.KeyFile}
+	}
 	return out
 }
 

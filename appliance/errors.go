@@ -22,6 +22,9 @@ func apiError(err error) error {
 	if _, ok := errors.AsType[*api.Error](err); ok {
 		return err
 	}
+	if errors.Is(err, errNeedsKey) {
+		return told(api.CodeKeyNeeded, err.Error(), "coffer saveset unseal ID --key-file FILE")
+	}
 	if j, ok := errors.AsType[*jobs.Error](err); ok {
 		return jobError(j)
 	}

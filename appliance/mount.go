@@ -121,7 +121,7 @@ func (k *mountKeeper) mountNow(ctx context.Context) error {
 	if err := os.MkdirAll(k.dir, 0o700); err != nil {
 		return fmt.Errorf("make mount point: %w", err)
 	}
-	tree := savesettree.New(savesettree.FromStore(store), savesettree.Options{Logger: k.a.log, Accessed: k.accessed})
+	tree := savesettree.New(mountSource{savesettree.FromStore(store), k.a, store}, savesettree.Options{Logger: k.a.log, Accessed: k.accessed})
 	// The mount outlives the call that asked for it.
 	mounted, err := fusefs.Mount(context.WithoutCancel(ctx), k.dir, tree.Root(), fusefs.Options{Logger: k.a.log})
 	if err != nil {

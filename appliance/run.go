@@ -81,6 +81,7 @@ type appliance struct {
 	upkeep    *maintenance.Manager
 	metrics   *metrics
 	mount     *mountKeeper
+	taskKeys  *taskKeys
 
 	watchers watchers
 	probe    diskProbe
@@ -112,6 +113,7 @@ func (a *appliance) open(ctx context.Context) (err error) {
 	if err := a.takeIn(ctx); err != nil {
 		return err
 	}
+	a.taskKeys = newTaskKeys()
 	a.mount = newMountKeeper(ctx, a)
 	if err := a.firstUser(ctx); err != nil {
 		return err

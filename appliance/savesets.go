@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"coffer/api"
@@ -51,6 +52,7 @@ func (s savesets) Saveset(ctx context.Context, id string) (api.Saveset, error) {
 	}
 	out := apiSaveset(v.Saveset)
 	out.Kept = mapped(v.Kept, apiKept)
+	out.SealedBy = s.sealer(ctx, out.ID)
 	return out, nil
 }
 
@@ -64,9 +66,12 @@ func (s savesets) OpenTree(ctx context.Context, id string) (server.Tree, error) 
 	if err != nil {
 		return nil, api.Errorf(api.CodeNotFound, "there is no saveset %q", id)
 	}
-	view, err := store.View(ctx, sid)
+	view, err := s.taskKeys.view(ctx, store, sid)
 	if err != nil {
 		return nil, apiError(err)
+	}
+	if sealed, ok := view.(sealedView); ok && s.taskKeys.get(sealed.by) == nil {
+		return nil, errors.Join(keyNeeded(id), view.Close())
 	}
 	return &tree{view: view}, nil
 }

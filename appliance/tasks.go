@@ -12,6 +12,7 @@ import (
 	"coffer/api/server"
 	"coffer/appliance/catalog"
 	"coffer/appliance/sms"
+	"coffer/dedup/seal"
 )
 
 // askPatience is how long an agent has to answer a question about its files.
@@ -69,14 +70,35 @@ func (t tasks) AddTask(ctx context.Context, s api.TaskSpec) (api.Task, error) {
 	if _, err := t.catalog.Task(ctx, s.Name); err == nil {
 		return api.Task{}, api.Errorf(api.CodeExists, "there is a task %q already", s.Name)
 	}
-	if err := t.askSources(ctx, s); err != nil {
+	err := t.askSources(ctx, s)
+	if err != nil {
 		return api.Task{}, err
 	}
-	made, err := t.catalog.AddTask(ctx, taskOf(s))
+	task := taskOf(s)
+	if task.Options.Seal, err = t.taskSeal(ctx, s.Encryption); err != nil {
+		return api.Task{}, err
+	}
+	made, err := t.catalog.AddTask(ctx, task)
 	if catalog.KindOf(err) == catalog.KindExists {
 		return api.Task{}, api.Errorf(api.CodeExists, "there is a task %q already", s.Name)
 	}
 	return apiTask(made), apiError(err)
+}
+
+// taskSeal makes the dedup domain of an encrypted task: nobody else writes into it, and so learns from it what others store.
+func (t tasks) taskSeal(ctx context.Context, e *api.TaskEncryption) (*catalog.TaskSeal, error) {
+	if e == nil {
+		return nil, nil
+	}
+	store, err := t.store.get()
+	if err != nil {
+		return nil, lockedError(err)
+	}
+	d, err := store.AddDomain(ctx, seal.MaxPlain)
+	if err != nil {
+		return nil, apiError(err)
+	}
+	return &catalog.TaskSeal{Domain: d.ID.String(), KeyID: strings.ToLower(e.KeyID), KeyFile: e.KeyFile}, nil
 }
 
 func taskOf(s api.TaskSpec) catalog.Task {
@@ -97,6 +119,14 @@ func checkTask(s api.TaskSpec) []api.FieldError {
 	var faults []api.FieldError
 	fault := func(field, format string, args ...any) {
 		faults = append(faults, api.FieldError{Location: "body." + field, Message: fmt.Sprintf(format, args...)})
+	}
+	if e := s.Encryption; e != nil {
+		if id, err := seal.ParseID(e.KeyID); err != nil || id.IsZero() {
+			fault("encryption.key_id", "%q is not the id of a task key: 'coffer-agent task-key new' on the client prints it", e.KeyID)
+		}
+		if e.KeyFile != "" && !strings.HasPrefix(e.KeyFile, "/") && !windowsPath.MatchString(e.KeyFile) {
+			fault("encryption.key_file", "%q is not an absolute path of the client", e.KeyFile)
+		}
 	}
 	if s.Type == api.TaskStream {
 		if len(s.Command) == 0 || s.Command[0] == "" {

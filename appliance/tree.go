@@ -11,13 +11,12 @@ import (
 
 	"coffer/api"
 	"coffer/api/server"
-	"coffer/dedup"
 	"coffer/dedup/digest"
 	"coffer/dedup/recipe"
 )
 
 // tree shows an open saveset to the API.
-type tree struct{ view *dedup.View }
+type tree struct{ view reading }
 
 var _ server.Tree = (*tree)(nil)
 
@@ -165,7 +164,7 @@ const lookAhead = 16 << 20
 // content reads a file from its extents, holes as zeros. It is one reader's, not for concurrent use.
 type content struct {
 	ctx   context.Context // of the call that reads: io.Reader has no place for it
-	view  *dedup.View
+	view  reading
 	it    *recipe.StreamIter
 	queue []recipe.Extent // next extents
 	ahead uint64          // bytes in the queue

@@ -27,6 +27,8 @@ func status(ctx context.Context, err error) (st fuse.Status, ordinary bool) {
 		return fuse.ENOENT, true
 	case errors.Is(err, ErrNoXattr):
 		return fuse.ENODATA, true
+	case errors.Is(err, ErrNoKey):
+		return fuse.Status(syscall.ENOKEY), true
 	case errors.Is(err, ErrNoData):
 		return fuse.Status(syscall.ENXIO), true
 	case errors.Is(context.Cause(ctx), errInterrupted):

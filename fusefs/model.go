@@ -10,6 +10,7 @@ import (
 var (
 	ErrNoXattr = errors.New("no such extended attribute")
 	ErrNoData  = errors.New("no data from here to the end of the file")
+	ErrNoKey   = errors.New("encrypted, and the key is not here")
 )
 
 // ID tells nodes apart: two nodes with one ID are one file under two names, or the same node asked for twice. IDs are

@@ -220,6 +220,17 @@ func (c *Client) DeleteSaveset(ctx context.Context, id string, force bool) error
 	return c.call(ctx, r, nil)
 }
 
+// UnsealSaveset gives the key of a saveset's encrypted task, to read it there for a time.
+func (c *Client) UnsealSaveset(ctx context.Context, id string, u api.Unseal) (api.Unsealed, error) {
+	return send[api.Unsealed](ctx, c, post, "/savesets"+seg(id)+"/unseal", u)
+}
+
+// SealSaveset has that key forgotten.
+func (c *Client) SealSaveset(ctx context.Context, id string) error {
+	_, err := send[struct{}](ctx, c, post, "/savesets"+seg(id)+"/seal", nil)
+	return err
+}
+
 // LockSaveset locks a saveset, or takes the lock away.
 func (c *Client) LockSaveset(ctx context.Context, id string, locked bool) (api.Saveset, error) {
 	verb := "/unlock"

@@ -126,7 +126,13 @@ type Savesets interface {
 	LockSaveset(ctx context.Context, id string, locked bool) (api.Saveset, error)
 	// MakeImmutable keeps everybody from deleting a saveset until a time. CodeConflict when that is earlier than it was.
 	MakeImmutable(ctx context.Context, id string, until time.Time) (api.Saveset, error)
-	// OpenTree opens a saveset's tree under a lease until Close. The id is a whole one.
+	// UnsealSaveset holds the key of the saveset's encrypted task in memory for a time, so that all its savesets can be
+	// read. CodeConflict for one that is not sealed, CodeWrongTaskKey.
+	UnsealSaveset(ctx context.Context, id string, u api.Unseal) (api.Unsealed, error)
+	// SealSaveset forgets that key. CodeConflict for a saveset that is not sealed.
+	SealSaveset(ctx context.Context, id string) error
+	// OpenTree opens a saveset's tree under a lease until Close. The id is a whole one. CodeKeyNeeded for a sealed one
+	// whose key is not held.
 	OpenTree(ctx context.Context, id string) (Tree, error)
 }
 

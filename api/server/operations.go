@@ -82,6 +82,8 @@ func operations() []operation {
 		{id: "saveset-show", method: get, path: "/savesets/{id}", roles: everyone, tag: "savesets", summary: "Show a saveset"},
 		{id: "saveset-ls", method: get, path: "/savesets/{id}/entries", roles: restorers, tag: "savesets", summary: "List a directory of a saveset"},
 		{id: "saveset-get", method: get, path: "/savesets/{id}/content", roles: restorers, audit: "saveset.get", streams: true, tag: "savesets", summary: "Download a file, or a tree as tar"},
+		{id: "saveset-unseal", method: post, path: "/savesets/{id}/unseal", roles: restorers, audit: "saveset.unseal", status: 200, tag: "savesets", summary: "Give the key of an encrypted task, so that its savesets can be read here for a time"},
+		{id: "saveset-seal", method: post, path: "/savesets/{id}/seal", roles: restorers, audit: "saveset.seal", tag: "savesets", summary: "Forget the key of an encrypted task"},
 
 		{id: "saveset-delete", method: del, path: "/savesets/{id}", roles: admins, audit: "saveset.delete", tag: "savesets", summary: "Delete a saveset; its space comes back with the next garbage collection"},
 		{id: "saveset-lock", method: post, path: "/savesets/{id}/lock", roles: admins, audit: "saveset.lock", tag: "savesets", summary: "Keep a saveset, and those it needs, whatever their end of life"},

@@ -50,6 +50,8 @@ func (s *Server) routes() {
 	handle(s, "saveset-show", s.showSaveset)
 	handle(s, "saveset-ls", s.listEntries)
 	handle(s, "saveset-get", s.getContent)
+	handle(s, "saveset-unseal", s.unsealSaveset)
+	handle(s, "saveset-seal", s.sealSaveset)
 	handle(s, "saveset-delete", s.deleteSaveset)
 	handle(s, "saveset-lock", s.lockSaveset)
 	handle(s, "saveset-unlock", s.unlockSaveset)

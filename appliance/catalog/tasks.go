@@ -28,6 +28,15 @@ type TaskOptions struct {
 	StreamName    string   `json:"stream_name,omitempty"`
 	PreCommand    []string `json:"pre_command,omitempty"`
 	PostCommand   []string `json:"post_command,omitempty"`
+	// Seal is set for an encrypted task.
+	Seal *TaskSeal `json:"seal,omitempty"`
+}
+
+// TaskSeal is how a task is encrypted: by a key that only the client has, in a dedup domain that only this task writes.
+type TaskSeal struct {
+	Domain  string `json:"domain"`
+	KeyID   string `json:"key_id"`
+	KeyFile string `json:"key_file,omitempty"` // on the client; empty: the agent's own place
 }
 
 // Pool is a media pool.

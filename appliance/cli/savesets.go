@@ -38,7 +38,7 @@ func resolve(ctx context.Context, c *client.Client, id string) (string, error) {
 
 func (a *app) savesetCmd() *cobra.Command {
 	return a.group("saveset", "What is stored: list, look into, download, keep, delete", a.savesetListCmd(), a.savesetShowCmd(), a.savesetLsCmd(), a.savesetGetCmd(),
-		a.savesetDeleteCmd(), a.savesetLockCmd(true), a.savesetLockCmd(false), a.savesetImmutableCmd())
+		a.savesetDeleteCmd(), a.savesetLockCmd(true), a.savesetLockCmd(false), a.savesetImmutableCmd(), a.savesetUnsealCmd(), a.savesetSealCmd())
 }
 
 func (a *app) savesetListCmd() *cobra.Command {
@@ -87,7 +87,7 @@ func (a *app) savesetShowCmd() *cobra.Command {
 				}
 				fields(w, "saveset", s.ID, "task", s.Task, "client", s.Client, "type", string(s.Type), "level", level, "state", string(s.State),
 					"taken", a.clock(s.StartedAt), "ended", a.clock(s.EndedAt), "kept until", a.clock(s.EOL), "kept because", a.keptText(s.Kept), "pool", s.Pool, "run", s.Run, "made against", s.Parent,
-					"sources", words(s.Sources), "stream", s.StreamName, "entries", count(s.Entries), "size", size(s.Bytes), "new", size(s.BytesNew), "stored", size(s.BytesStored))
+					"sources", words(s.Sources), "stream", s.StreamName, "encrypted with key", s.SealedBy, "entries", count(s.Entries), "size", size(s.Bytes), "new", size(s.BytesNew), "stored", size(s.BytesStored))
 			})
 		}),
 	}

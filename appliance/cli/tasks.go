@@ -36,7 +36,8 @@ func (a *app) taskCmd() *cobra.Command {
 			return a.print(t, func(w io.Writer) {
 				fields(w, "task", t.Name, "client", t.Client, "type", string(t.Type), "sources", words(t.Sources), "excludes", words(t.Excludes),
 					"one file system", yes(t.OneFileSystem), "command", words(t.Command), "stream name", t.StreamName,
-					"before", words(t.PreCommand), "after", words(t.PostCommand), "pool", t.Pool, "made", a.clock(t.CreatedAt))
+					"before", words(t.PreCommand), "after", words(t.PostCommand), "encrypted with key", keyOf(t), "key file on the client", keyFileOf(t),
+					"pool", t.Pool, "made", a.clock(t.CreatedAt))
 			})
 		}),
 	}
@@ -55,7 +56,7 @@ func (a *app) taskCmd() *cobra.Command {
 func (a *app) taskAddCmd() *cobra.Command {
 	var s api.TaskSpec
 	var command, pre, post string
-	var kind string
+	var kind, encrypt, keyFile string
 	cmd := &cobra.Command{
 		Use: "add NAME --client CLIENT (--source PATH... | --command LINE | -- PROGRAM ARG...)", Short: "Make a task",
 		Long: `Make a task: what is backed up on which client.
@@ -66,11 +67,16 @@ there, ** spans directories, a / at the end means directories only, ! takes some
 
 A task of type stream stores the output of a command that runs on the client: a database dump, say.
 Give it as one line for the client's shell by --command, or as a program with its arguments after --.
-A command that fails makes the run fail, and no saveset.`,
+A command that fails makes the run fail, and no saveset.
+
+An encrypted task (--encrypt) is sealed on the client, with a key that the appliance does not have, and
+shares no data with other tasks. Make its key on the client with 'coffer-agent task-key new', KEEP A
+COPY OF IT ELSEWHERE, and give its id here. Without the key nobody can read or restore its savesets.`,
 		Example: `  coffer task add web1-etc --client web1 --source /etc --exclude '*.tmp'
   coffer task add web1-all --client web1 --source / --one-file-system --exclude /var/cache
   coffer task add db1-shop --client db1 --stream-name shop.dump -- pg_dump -Fc shop
-  coffer task add db1-all --client db1 --command 'pg_dumpall | gzip --rsyncable'`,
+  coffer task add db1-all --client db1 --command 'pg_dumpall | gzip --rsyncable'
+  coffer task add hr1-staff --client hr1 --source /srv/staff --encrypt 5d41402abc4b2a76b9719d911017c592`,
 		Args: cobra.MinimumNArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
@@ -86,6 +92,12 @@ A command that fails makes the run fail, and no saveset.`,
 			}
 		}
 		s.PreCommand, s.PostCommand = shell(pre), shell(post)
+		if keyFile != "" && encrypt == "" {
+			return usagef("--key-file is of an encrypted task: give the key's id by --encrypt")
+		}
+		if encrypt != "" {
+			s.Encryption = &api.TaskEncryption{KeyID: encrypt, KeyFile: keyFile}
+		}
 		t, err := c.AddTask(ctx, s)
 		if err != nil {
 			return err
@@ -105,6 +117,8 @@ A command that fails makes the run fail, and no saveset.`,
 	f.StringVar(&pre, "pre", "", "shell line run on the client before the backup; failing, it fails the run")
 	f.StringVar(&post, "post", "", "shell line run on the client after the backup")
 	f.StringVar(&s.Pool, "pool", "", "media pool of its savesets (default: default)")
+	f.StringVar(&encrypt, "encrypt", "", "id of the task key that the client seals everything with")
+	f.StringVar(&keyFile, "key-file", "", "where that key lies on the client (default: the agent's place for the task's name)")
 	_ = cmd.MarkFlagRequired("client") // the flag exists
 	flagComplete(cmd, "client", a.clientNames())
 	flagComplete(cmd, "pool", a.poolNames())
@@ -134,6 +148,20 @@ func shell(line string) []string {
 		return nil
 	}
 	return []string{"/bin/sh", "-c", line}
+}
+
+func keyOf(t api.Task) string {
+	if t.Encryption == nil {
+		return ""
+	}
+	return t.Encryption.KeyID
+}
+
+func keyFileOf(t api.Task) string {
+	if t.Encryption == nil {
+		return ""
+	}
+	return t.Encryption.KeyFile
 }
 
 func sourceOf(t api.Task) string {

@@ -47,6 +47,7 @@ type backup struct {
 	pool     catalog.Pool
 	key      string // SourceKey
 	decision Decision
+	sealing  sealing
 	store    Store
 	into     StoreRun
 	view     StoreView // of the parent; nil where everything is read
@@ -89,6 +90,9 @@ func (b *backup) prepare(requested Level) (err error) {
 	if b.key, err = SourceKey(b.task); err != nil {
 		return err
 	}
+	if b.sealing, err = sealingOf(b.store, b.task); err != nil {
+		return err
+	}
 	sets, err := b.m.opts.Catalog.Savesets(b.ctx, catalog.SavesetFilter{Client: b.task.Client, Task: b.task.Name, Pool: b.pool.Name})
 	if err != nil {
 		return err
@@ -126,7 +130,7 @@ func (b *backup) harmed() (map[string]bool, error) {
 // open begins the store's run and the view of the parent.
 func (b *backup) open() error {
 	// A run without a parent reads everything: it is the one that can mend how the saveset lies.
-	opts := dedup.RunOptions{ID: b.id, Rewrite: b.decision.Parent == nil}
+	opts := dedup.RunOptions{ID: b.id, Rewrite: b.decision.Parent == nil, Domain: b.sealing.domain.ID, SealedBy: b.sealing.by}
 	if p := b.decision.Parent; p != nil {
 		id, err := dedup.ParseSavesetID(p.ID)
 		if err != nil {
@@ -190,7 +194,7 @@ func (b *backup) activate() error {
 }
 
 func (b *backup) runOptions() ingest.RunOptions {
-	d := b.store.Domain()
+	d := b.sealing.domain
 	opts := ingest.RunOptions{ID: b.id, Client: b.task.Client, Token: sms.NewToken(), Sink: b, Domain: d.ID, Key: d.Key, Chunking: d.Chunking,
 		Store: timedStore{b.into, &b.watch}}
 	if b.view != nil {
@@ -209,7 +213,9 @@ func (b *backup) order(token sms.Token) sms.Order {
 	for _, path := range o.Sources {
 		order.Sources = append(order.Sources, sms.Path(path))
 	}
-	return sms.Order{ID: b.id, Kind: sms.OrderBackup, Backup: order}
+	out := sms.Order{ID: b.id, Kind: sms.OrderBackup, Backup: order}
+	orderSealed(&out, b.task)
+	return out
 }
 
 // order registers the run with ingest, sends the order, and waits for the run's end.

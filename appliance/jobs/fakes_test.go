@@ -31,6 +31,10 @@ type fakeStore struct {
 
 func (s *fakeStore) Domain() dedup.Domain { return dedup.Domain{} }
 
+func (s *fakeStore) DomainByID(id digest.DomainID) (dedup.Domain, error) {
+	return dedup.Domain{ID: id}, nil
+}
+
 func (s *fakeStore) Harmed(context.Context) (map[dedup.SavesetID]bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

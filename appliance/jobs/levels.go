@@ -153,12 +153,16 @@ func countIncrs(requested Level, savesets []catalog.Saveset) int {
 	return n
 }
 
-// SourceKey is a digest of what a task reads: where it differs from the reference's, a DIFF or INCR becomes a FULL. Pre
+// SourceKey is a digest of what a task reads, and of the key that it seals with: where it differs from the reference's, a DIFF or INCR becomes a FULL. Pre
 // and post commands do not count.
 func SourceKey(t catalog.Task) (string, error) {
 	o := t.Options
-	raw, err := json.Marshal(catalog.TaskOptions{Sources: o.Sources, Excludes: o.Excludes, OneFileSystem: o.OneFileSystem,
-		Command: o.Command, StreamName: o.StreamName})
+	key := catalog.TaskOptions{Sources: o.Sources, Excludes: o.Excludes, OneFileSystem: o.OneFileSystem,
+		Command: o.Command, StreamName: o.StreamName}
+	if o.Seal != nil {
+		key.Seal = &catalog.TaskSeal{Domain: o.Seal.Domain, KeyID: o.Seal.KeyID}
+	}
+	raw, err := json.Marshal(key)
 	if err != nil {
 		return "", fmt.Errorf("source key of task %s: %w", t.Name, err)
 	}

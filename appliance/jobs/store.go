@@ -14,6 +14,8 @@ import (
 
 // Store is what jobs needs of the store; FromStore makes one of a *dedup.Store.
 type Store interface {
+	// DomainByID finds the domain of a task's runs, or of a saveset; Domain is that of tasks which are not encrypted.
+	DomainByID(id digest.DomainID) (dedup.Domain, error)
 	Domain() dedup.Domain
 	Begin(ctx context.Context, o dedup.RunOptions) (StoreRun, error)
 	View(ctx context.Context, id dedup.SavesetID) (StoreView, error)
