@@ -15,7 +15,13 @@ type row struct{ part, figure, value, goal, verdict string }
 
 // add enters a figure without a goal.
 func (t *table) add(part, figure, format string, a ...any) {
-	t.rows = append(t.rows, row{part, figure, fmt.Sprintf(format, a...), "", ""})
+	t.enter(row{part, figure, fmt.Sprintf(format, a...), "", ""})
+}
+
+// enter shows a figure as soon as it is there, too: all of them take long.
+func (t *table) enter(r row) {
+	t.rows = append(t.rows, r)
+	fmt.Fprintf(os.Stderr, "%s: %s: %s %s %s\n", r.part, r.figure, r.value, r.goal, r.verdict)
 }
 
 // atMost and atLeast enter a figure with its goal.
@@ -32,7 +38,7 @@ func (t *table) judge(part, figure, value, goal string, met bool) {
 	if !met {
 		verdict = "**missed**"
 	}
-	t.rows = append(t.rows, row{part, figure, value, goal, verdict})
+	t.enter(row{part, figure, value, goal, verdict})
 }
 
 func (t *table) print(w io.Writer) {
