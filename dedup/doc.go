@@ -102,9 +102,22 @@
 //
 // # Damage
 //
-// A damaged frame's chunks and nodes are on the damage list, an object of the store. What is on it, and every node above
-// it, is not had by any run: runs store it again, and that heals. Reading goes on around it. A digest leaves the list when
-// a copy of it that was read back is named by the index, or when nothing refers to it any more.
+// A damaged frame's chunks and nodes are on the damage list, objects of the store; so are containers that cannot be read,
+// references that lead nowhere, and small objects that do not open. Check finds them, and readers do. What is on the list,
+// and every node above it, is not had by any run: runs store it again, and that heals. Reading goes on around it. A digest
+// leaves the list when a copy of it that was read back is named by the index, or when nothing refers to it any more; the
+// place stays bad.
+//
+//	INVARIANT D1: a place gets onto the list only after the index has durably lost the mark of its container, as in Condemn:
+//	only then may others take its chunks over.
+//	INVARIANT D2: while the nodes above damage are not known, no node is had.
+//	INVARIANT D3: a run is held to the list as it was when the run began: what it was told then stays good, and what it says
+//	later may rely on it. A saveset that is committed so is harmed like others, and the list names it.
+//	INVARIANT D4: a container that is damaged as a whole goes only when all that is missed and can be read of it is stored
+//	anew, and every node of the savesets can be read: below one that cannot, nobody knows what is missed.
+//
+// A state that cannot be read may have been a deletion, a lock or a term. Its saveset stays (State.Doubt names the object)
+// and nothing about it changes until the state is dismissed, which locks it. A manifest that cannot be read stops collections.
 //
 // # What may run beside what
 //

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"coffer/dedup/chunk"
+	"coffer/dedup/container"
 	"coffer/dedup/digest"
 	"coffer/dedup/recipe"
 	"coffer/dedup/seal"
@@ -85,6 +86,13 @@ func TestObjectGoldens(t *testing.T) {
 	manifestComesBack(t, "manifest-sealed.json", sealed)
 	golden(t, "manifest-empty.json", (&Manifest{}).object())
 	golden(t, "state.json", State{Number: 1, Time: m.Started}.object(m.ID))
+	row := damageRow{sort: damagedFrame, dormant: []digest.Digest{{2}}, Damage: Damage{Container: 0x100000002,
+		Kind: container.Data, Frame: 3, Digests: []digest.Digest{{1}}, Reason: "checksum", Found: m.Started}}
+	rowComesBack(t, "damage.json", row)
+	rowComesBack(t, "damage-object.json", damageRow{sort: damagedObject,
+		Damage: Damage{Frame: WholeContainer, Object: manifestName(m.ID), Saveset: m.ID, Found: m.Started}})
+	golden(t, "check.json", checkObject{Version: objectVersion, Round: 3, Cursor: "0000000100000002", Done: 4, Total: 9,
+		Shallow: true, Pages: m.Started, Deep: m.Started, Objects: m.Started})
 	golden(t, "epoch.json", epochObject{objectVersion, 9, "backup1 pid 42", m.Started})
 	d := Domain{ID: digest.DomainID{1}, Key: digest.DomainKey{2}, Chunking: chunk.Params{Polynomial: 0x3DA3358B4DC173, Min: 512 << 10, Max: 8 << 20, AvgBits: 20}}
 	var o domainObject
@@ -95,6 +103,48 @@ func TestObjectGoldens(t *testing.T) {
 	if d.Keys = digest.Derive(d.Key); err != nil || got != d {
 		t.Errorf("domain comes back as %+v, %v", got, err)
 	}
+}
+
+func rowComesBack(t *testing.T, name string, row damageRow) {
+	t.Helper()
+	var o damageObject
+	if err := decodeObject(damageKind, "", golden(t, name, row.object()), &o); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := o.row(); err != nil || !reflect.DeepEqual(got, row) {
+		t.Errorf("row comes back as %+v, %v", got, err)
+	}
+}
+
+// FuzzDamageRow: what passes is a row that says the same again.
+func FuzzDamageRow(f *testing.F) {
+	for _, name := range []string{"damage.json", "damage-object.json"} {
+		b, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var o, again damageObject
+		if decodeObject(damageKind, "", b, &o) != nil {
+			return
+		}
+		r, err := o.row()
+		if err != nil {
+			return
+		}
+		text, err := json.Marshal(r.object())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := decodeObject(damageKind, "", text, &again); err != nil {
+			t.Fatal(err)
+		}
+		if r2, err := again.row(); err != nil || r2.sort != r.sort || r2.Container != r.Container || r2.Frame != r.Frame {
+			t.Fatalf("%+v comes back as %+v, %v", r, r2, err)
+		}
+	})
 }
 
 func TestObjectNames(t *testing.T) {
