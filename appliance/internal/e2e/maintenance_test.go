@@ -93,6 +93,7 @@ func TestMaintenance(t *testing.T) {
 		t.Errorf("status:\n%s", status)
 	}
 	l.damaged(source)
+	same(t, source, filepath.Join(l.restore(second.Saveset, "healed"), source), treecmp.Options{}) // the old saveset, too
 	l.scraped("coffer_gc_freed_bytes_total", `coffer_store_state{state="green"} 1`, `coffer_maintenance_jobs{kind="check",state="warning"} 1`)
 }
 
@@ -118,7 +119,9 @@ func (l *lab) damaged(source string) {
 	if s := decode[api.Store](l, "store", "status"); s.State != api.StoreRed {
 		l.Errorf("the store is %s: %+v", s.State, s.Reasons)
 	}
-	l.backup("upkeep", api.LevelIncr, api.RunSuccess)
+	if run := l.backup("upkeep", api.LevelIncr, api.RunSuccess); run.LevelEffective != api.LevelFull || run.LevelReason != "chain_broken" {
+		l.Errorf("the backup after that: %+v", run)
+	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		s := decode[api.Store](l, "store", "status")
 		if s.State == api.StoreGreen {
