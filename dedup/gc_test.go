@@ -141,6 +141,32 @@ func TestRemainsStayThreeDays(t *testing.T) {
 	_ = collectReopen(t, s, o, true)
 }
 
+// Nodes that a broken run left keep what is below them, however old it is and whoever had it.
+func TestRemainsKeepWhatTheyNeed(t *testing.T) {
+	r := newRand(t)
+	s, o, clock := gcStore(t)
+	tree := randomTree(r, 60)
+	old := mustBackup(t, s, tree, 1)
+	clock.advance(2 * remainsAge)
+	tree = tree.mutate(r)
+	if err := sendAll(t, s, tree).run.Abort(t.Context(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	mustDelete(t, s, old.ID)
+	if rep := mustCollect(t, s, CollectOptions{}); rep.Remains == 0 {
+		t.Fatalf("%+v", rep)
+	}
+	if err := checkClosure(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	s = collectReopen(t, s, o, false)
+	run := sendAll(t, s, tree)
+	if st := run.run.Stats(); st.NewBytes+st.NodeBytes > 0 {
+		t.Errorf("%+v was sent that is there", st)
+	}
+	mustCompare(t, s, run.commit(t), tree)
+}
+
 // Many small backups leave few containers, and none is written again and again.
 func TestSmallContainersMerge(t *testing.T) {
 	r := newRand(t)

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coffer/dedup/blob"
 	"coffer/dedup/container"
 	"coffer/dedup/digest"
 	"coffer/dedup/index"
@@ -470,5 +471,62 @@ func TestOperationsBarEachOther(t *testing.T) {
 		if c.a.bars(c.b) != c.bar || c.b.bars(c.a) != c.bar {
 			t.Error(fmt.Sprint(c.a, " and ", c.b, ": want ", c.bar))
 		}
+	}
+}
+
+// hookBlob calls a function before it reads a part of one blob.
+type hookBlob struct {
+	blob.Store
+	name string
+	hook func()
+}
+
+func (b *hookBlob) ReadRange(ctx context.Context, name string, p []byte, off int64) error {
+	if f := b.hook; f != nil && name == b.name {
+		b.hook = nil
+		f()
+	}
+	return b.Store.ReadRange(ctx, name, p, off)
+}
+
+// INVARIANT G2: a node whose entry goes between look-up and pin, with its container condemned and reprieved meanwhile, is not
+// had.
+func TestEntryGoesBeforePin(t *testing.T) {
+	s, o, _ := gcStore(t)
+	mustBackup(t, s, randomTree(newRand(t), 30), 1)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b := &hookBlob{Store: o.Blob}
+	o.Blob = b
+	s = mustOpen(t, o)
+	var dir *container.Directory
+	for _, id := range s.containers.without(nil) {
+		if d, err := container.OpenDirectory(t.Context(), b.Store, id, s.ring); err == nil && d.Kind() == container.Node {
+			dir = d
+		}
+	}
+	b.name, b.hook = dir.ID().Name(), func() {
+		if err := s.Condemn(t.Context(), dir.ID()); err != nil {
+			t.Error(err)
+		}
+		if err := s.dropRows(t.Context(), dir, func(slot uint32) bool { return slot == 0 }); err != nil {
+			t.Error(err)
+		}
+		s.Reprieve(dir.ID())
+	}
+	run, err := s.Begin(t.Context(), RunOptions{ID: "late"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := make([]bool, 2)
+	if err := run.Have(t.Context(), []digest.Digest{dir.Digest(0), dir.Digest(1)}, have); err != nil {
+		t.Fatal(err)
+	}
+	if b.hook != nil {
+		t.Fatal("the directory was not read: the test tests nothing")
+	}
+	if have[0] || !have[1] {
+		t.Errorf("have %v, want only the node whose entry stayed", have)
 	}
 }

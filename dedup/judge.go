@@ -48,13 +48,12 @@ func (c *collection) judgeAll(ctx context.Context) error {
 		if stopped(ctx) != nil {
 			break
 		}
-		g.Go(func() (err error) {
-			start := time.Now()
-			if verdicts[i], err = c.judge(ctx, id, remains); err != nil {
+		g.Go(func() error {
+			return c.s.givingWay(ctx, func() (err error) {
+				verdicts[i], err = c.judge(ctx, id, remains)
+				c.meter.add(1)
 				return err
-			}
-			c.meter.add(1)
-			return c.s.giveWay(ctx, time.Since(start))
+			})
 		})
 	}
 	if err := g.Wait(); err != nil {

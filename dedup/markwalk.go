@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -123,7 +122,9 @@ func (w *walk) enter(ctx context.Context, batch []nodePlace) error {
 		n := sameFrame(dir, batch)
 		part, from := batch[:n], dir
 		batch = batch[n:]
-		g.Go(func() error { return w.enterFrame(ctx, from, part) })
+		g.Go(func() error {
+			return w.find.s.givingWay(ctx, func() error { return w.enterFrame(ctx, from, part) })
+		})
 	}
 	return g.Wait()
 }
@@ -143,7 +144,6 @@ func sameFrame(dir *container.Directory, batch []nodePlace) int {
 
 // enterFrame enters nodes of one frame.
 func (w *walk) enterFrame(ctx context.Context, dir *container.Directory, nodes []nodePlace) error {
-	start := time.Now()
 	var kids []recipe.Child
 	var plain []byte
 	var err error
@@ -167,7 +167,7 @@ func (w *walk) enterFrame(ctx context.Context, dir *container.Directory, nodes [
 		return err
 	}
 	w.told(len(nodes))
-	return w.find.s.giveWay(ctx, time.Since(start))
+	return nil
 }
 
 func (w *walk) report(d digest.Digest, err error) error {
@@ -203,24 +203,4 @@ func (w *walk) memory() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return int64(w.highest) * 56
-}
-
-// giveWayShare is how long a collection rests for each time that it worked while runs are open: a backup does not wait.
-const giveWayShare = 1.5
-
-// giveWay rests after work, while runs are open.
-func (s *Store) giveWay(ctx context.Context, worked time.Duration) error {
-	s.mu.Lock()
-	runs := len(s.runs)
-	s.mu.Unlock()
-	if runs == 0 {
-		return stopped(ctx)
-	}
-	t := time.NewTimer(time.Duration(float64(worked) * giveWayShare))
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-	return stopped(ctx)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"coffer/dedup/blob"
 	"coffer/dedup/container"
@@ -60,7 +59,7 @@ func (c *collection) sweepEmpty(ctx context.Context, kind container.Kind) error 
 		}
 		if err := c.sweepBatch(ctx, batch, func(taken []container.ID) error {
 			for _, id := range taken {
-				if err := c.remove(ctx, id); err != nil {
+				if err := c.s.givingWay(ctx, func() error { return c.remove(ctx, id) }); err != nil {
 					return err
 				}
 				c.report.Deleted++
@@ -130,7 +129,7 @@ func (c *collection) remove(ctx context.Context, id container.ID) error {
 	c.old[id].gone = true
 	delete(c.unmarked, id)
 	c.report.FreedBytes += size
-	return c.s.giveWay(ctx, time.Millisecond)
+	return nil
 }
 
 // copyForward copies what is needed of sparse, outdated and small containers of a kind.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"time"
 
 	"coffer/dedup/container"
 	"coffer/dedup/digest"
@@ -194,21 +193,21 @@ func (c *collection) eachEntry(ctx context.Context, dir *container.Directory, sl
 
 // copy puts a piece into the new container.
 func (cp *copier) copy(ctx context.Context, p *piece) error {
-	start := time.Now()
-	n, err := cp.put(ctx, p)
-	if err != nil {
-		return err
-	}
-	if cp.w != nil && cp.w.Size() >= cp.c.s.opts.ContainerSize {
-		if err := cp.seal(ctx); err != nil {
+	return cp.c.s.givingWay(ctx, func() error {
+		n, err := cp.put(ctx, p)
+		if err != nil {
 			return err
 		}
-	}
-	worked := time.Since(start)
-	if err := cp.c.pace.take(ctx, n); err != nil {
-		return stopped(ctx)
-	}
-	return cp.c.s.giveWay(ctx, worked)
+		if cp.w != nil && cp.w.Size() >= cp.c.s.opts.ContainerSize {
+			if err := cp.seal(ctx); err != nil {
+				return err
+			}
+		}
+		if cp.c.pace.take(ctx, n) != nil {
+			return stopped(ctx)
+		}
+		return nil
+	})
 }
 
 // put returns how many bytes it moved.

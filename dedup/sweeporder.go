@@ -3,7 +3,6 @@ package dedup
 import (
 	"context"
 	"math"
-	"time"
 
 	"coffer/dedup/container"
 	"coffer/dedup/digest"
@@ -132,7 +131,11 @@ func (w *orderedWalk) tree(ctx context.Context, root digest.Digest) error {
 			w.ranks.meet(&kid.Digest)
 			continue
 		}
-		below, err := w.enter(ctx, kid.Digest)
+		var below []recipe.Child
+		err := w.c.s.givingWay(ctx, func() (err error) {
+			below, err = w.enter(ctx, kid.Digest)
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -144,7 +147,6 @@ func (w *orderedWalk) tree(ctx context.Context, root digest.Digest) error {
 // enter returns the children of a node; none for one that was met before, or that does not read: order is no matter of
 // safety.
 func (w *orderedWalk) enter(ctx context.Context, d digest.Digest) ([]recipe.Child, error) {
-	start := time.Now()
 	out := make([]place, 1)
 	if err := w.c.find.find(ctx, []digest.Digest{d}, out); err != nil {
 		return nil, err
@@ -169,5 +171,5 @@ func (w *orderedWalk) enter(ctx context.Context, d digest.Digest) ([]recipe.Chil
 	if err != nil {
 		return nil, nil
 	}
-	return node.Children, w.c.s.giveWay(ctx, time.Since(start))
+	return node.Children, nil
 }

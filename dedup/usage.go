@@ -174,19 +174,18 @@ func (u *usageMark) sum(ctx context.Context) error {
 		if err := stopped(ctx); err != nil {
 			return err
 		}
-		start := time.Now()
-		dir, err := u.find.directory(ctx, id)
+		err := u.s.givingWay(ctx, func() error {
+			dir, err := u.find.directory(ctx, id)
+			if dir != nil {
+				u.sumContainer(dir)
+			}
+			return err
+		})
 		if err != nil {
 			return err
 		}
 		u.total.Containers += uint64(u.s.containers.size(id))
-		if dir != nil {
-			u.sumContainer(dir)
-		}
 		u.meter.add(1)
-		if err := u.s.giveWay(ctx, time.Since(start)); err != nil {
-			return err
-		}
 	}
 	return nil
 }
