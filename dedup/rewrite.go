@@ -65,18 +65,24 @@ func newLayout(rewrite bool) *layout {
 		reading: make(map[container.ID]struct{})}
 }
 
-// had takes note of a chunk that is present and pinned, and reports whether the run is to store it anew.
-func (l *layout) had(d digest.Digest, at found) (anew bool) {
-	if at.dir.Kind() != container.Data {
-		return false
-	}
-	return l.asked(d, at.dir.ID(), uint64(at.dir.Row(at.slot).Length))
-}
-
-// asked is had for a chunk of n bytes in a container.
-func (l *layout) asked(d digest.Digest, id container.ID, n uint64) (anew bool) {
+// had takes note of chunks that are present and pinned, in their order, and answers for each: false where the run is to
+// store it anew. What has no place, or is a node, keeps its answer or has it.
+func (l *layout) had(ds []digest.Digest, at []found, out []bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for i := range at {
+		switch dir := at[i].dir; {
+		case dir == nil:
+		case dir.Kind() != container.Data:
+			out[i] = true
+		default:
+			out[i] = !l.asked(ds[i], dir.ID(), uint64(dir.Row(at[i].slot).Length))
+		}
+	}
+}
+
+// asked takes note of a chunk of n bytes in a container, and reports whether the run is to store it anew. It needs mu held.
+func (l *layout) asked(d digest.Digest, id container.ID, n uint64) (anew bool) {
 	anew = l.worth(d, id, n)
 	l.age(id, n)
 	if anew {

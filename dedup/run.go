@@ -154,7 +154,14 @@ func (r *Run) Have(ctx context.Context, ds []digest.Digest, out []bool) error {
 			todo = append(todo, i)
 		}
 	}
-	return r.pinPlaces(ctx, ds, todo, func(i int, at found) { out[i] = !r.s.damage.bars(at) && !r.layout.had(ds[i], at) })
+	places := make([]found, len(ds))
+	err := r.pinPlaces(ctx, ds, todo, func(i int, at found) {
+		if !r.s.damage.bars(at) {
+			places[i] = at
+		}
+	})
+	r.layout.had(ds, places, out)
+	return err
 }
 
 // pinPlaces looks for those digests of ds that todo names, pins where they are and calls hit for each that is present
