@@ -227,8 +227,7 @@ func (c *Client) UnsealSaveset(ctx context.Context, id string, u api.Unseal) (ap
 
 // SealSaveset has that key forgotten.
 func (c *Client) SealSaveset(ctx context.Context, id string) error {
-	_, err := send[struct{}](ctx, c, post, "/savesets"+seg(id)+"/seal", nil)
-	return err
+	return c.call(ctx, request{method: post, path: "/savesets" + seg(id) + "/seal"}, nil)
 }
 
 // LockSaveset locks a saveset, or takes the lock away.

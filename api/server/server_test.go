@@ -222,6 +222,18 @@ func TestAnswers(t *testing.T) {
 			{"rita", "DELETE", "/savesets/c3d4e5", ""},
 			{"root", "GET", "/audit?limit=5", ""},
 		},
+		"unsealing": {
+			{"rita", "POST", "/savesets/a1b2c3/unseal", `{"key":"5d41402abc4b2a76b9719d911017c592 and more"}`},
+			{"rita", "POST", "/savesets/c3d4e5/unseal", `{"key":"5d41402abc4b2a76b9719d911017c592 and more"}`},
+			{"olga", "POST", "/savesets/c3d4e5/unseal", `{"key":"another"}`},
+			{"olga", "POST", "/savesets/c3d4e5/unseal", `{"key":""}`},
+			{"olga", "POST", "/savesets/c3d4e5/unseal", `{"key":"5d41402abc4b2a76b9719d911017c592 and more","minutes":30}`},
+			{"bob", "POST", "/savesets/c3d4e5/seal", ""},
+			{"olga", "POST", "/savesets/c3d4e5/seal", ""},
+			{"olga", "POST", "/savesets/ffffff/seal", ""},
+			{"adam", "POST", "/tasks", `{"name":"hr1","client":"web1","sources":["/srv"],"encryption":{"key_id":"short"}}`},
+			{"root", "GET", "/audit?action=saveset.unseal", ""},
+		},
 		"store": {
 			{"olga", "GET", "/store", ""},
 			{"rita", "GET", "/store/damage", ""},

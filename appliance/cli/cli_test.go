@@ -105,6 +105,9 @@ func TestOutput(t *testing.T) {
 		"keeping": {"saveset lock a1b2c3", "saveset delete a1b2c3 --yes", "saveset unlock a1b2c3", "saveset delete a1b2c3", "saveset delete a1b2c3 --yes", "saveset immutable a1b2c3",
 			"saveset immutable a1b2c3 --until soon", "saveset immutable a1b2c3 --until 2027-01-31 --yes", "saveset show a1b2c3", "saveset delete a1b2c3 latest:web1-etc --yes --force", "saveset list",
 			"saveset delete a1b2c3 --yes"},
+		"unsealing": {"saveset unseal", "saveset unseal c3d4e5", "saveset unseal a1b2c3 --key-file KEY", "saveset unseal c3d4e5 --key-file PW", "saveset unseal c3d4e5 --key-file KEY --for 30s",
+			"saveset unseal c3d4e5 --key-file KEY --for 30m", "saveset unseal --task db1-pg --key-file KEY --json", "saveset unseal c3d4e5 --task db1-pg --key-file KEY", "saveset seal c3d4e5", "saveset seal a1b2c3",
+			"task add hr1 --client web1 --source /srv --key-file /k"},
 		"runs": {"run list", "run list --state active", "run show run-0001", "run log run-0001", "run cancel run-0001", "run list --limit 1 --json", "run watch run-0001", "run log run-0001 --json", "backup none", "backup db1-pg", "backup web1-etc --no-wait",
 			"run cancel run-0004", "run watch run-0004", "restore a1b2c3 --verify --flat --to /x --no-wait", "restore a1b2c3 -- cat", "restore -- cat", "restore a1b2c3 --mode sometimes"},
 		"accounts": {"whoami", "user list", "user add eve --role restore --client web1 --password-file PW", "user add eve --role restore --password-file PW", "user add mallory --password-file PW",
@@ -118,9 +121,13 @@ func TestOutput(t *testing.T) {
 			if err := os.WriteFile(pw, []byte("first password\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
+			key := filepath.Join(t.TempDir(), "key")
+			if err := os.WriteFile(key, []byte(servertest.TaskKeyID+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			var all strings.Builder
 			for _, line := range lines {
-				args := strings.Fields(strings.ReplaceAll(line, "PW", pw))
+				args := strings.Fields(strings.NewReplacer("PW", pw, "KEY", key).Replace(line))
 				code, out, errOut := u.run("", args...)
 				fmt.Fprintf(&all, "$ coffer %s\n%s", line, out)
 				if errOut != "" {

@@ -8,8 +8,11 @@ import (
 	"coffer/api"
 )
 
-// TaskKeyID is the key of the savesets that are sealed; its file begins with it.
-const TaskKeyID = "5d41402abc4b2a76b9719d911017c592"
+// TaskKeyID is the key of the savesets of the one client that has an encrypted task; its file begins with it.
+const (
+	TaskKeyID    = "5d41402abc4b2a76b9719d911017c592"
+	sealedClient = "db1"
+)
 
 // UnsealSaveset takes a key that begins with TaskKeyID.
 func (b *Backend) UnsealSaveset(_ context.Context, id string, u api.Unseal) (api.Unsealed, error) {
@@ -30,7 +33,7 @@ func (b *Backend) SealSaveset(_ context.Context, id string) error {
 		if s.ID != id {
 			continue
 		}
-		if s.SealedBy == "" {
+		if s.Client != sealedClient {
 			return api.Errorf(api.CodeConflict, "saveset %s is not of an encrypted task", id)
 		}
 		return b.Fail
