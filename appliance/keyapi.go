@@ -40,7 +40,7 @@ func (d keyDesk) LockStore(ctx context.Context) (api.Store, error) {
 			return api.Errorf(api.CodeInUse, "maintenance is active: %s", job.Kind).WithHint("wait for it, or cancel it")
 		}
 		return d.makeIdle(ctx, s)
-	}, "it was locked by "+userOf(ctx)+": coffer store unlock")
+	}, userOf(ctx))
 	if err != nil {
 		return api.Store{}, apiError(err)
 	}

@@ -3,6 +3,7 @@ package appliance
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -224,9 +225,8 @@ func (d storeDesk) Store(ctx context.Context) (api.Store, error) {
 	}
 	store, err := d.store.get()
 	if err != nil {
-		out.State, out.Reason = api.StoreLocked, err.Error()
-		out.Reasons = []api.StoreReason{{State: api.StoreLocked, Message: out.Reason, Hint: "see the log of the appliance"}}
-		return out, nil
+		err = d.locked(ctx, &out, err)
+		return out, err
 	}
 	facts, err := d.facts(ctx, store)
 	if err != nil {
@@ -236,6 +236,19 @@ func (d storeDesk) Store(ctx context.Context) (api.Store, error) {
 	describe(&out, store, facts)
 	out.IndexBytes = d.indexBytes()
 	return out, nil
+}
+
+// locked describes a store that is not open.
+func (d storeDesk) locked(ctx context.Context, out *api.Store, why error) error {
+	hint := "see the log of the appliance; when it is mended: coffer store unlock"
+	if errors.Is(why, errNeedsSecret) || errors.Is(why, errByHand) {
+		hint = "open it: coffer store unlock"
+	}
+	out.State, out.Reason = api.StoreLocked, why.Error()
+	out.Reasons = []api.StoreReason{{State: api.StoreLocked, Message: out.Reason, Hint: hint}}
+	was, err := d.catalog.Setting(ctx, encryptedSetting)
+	out.Encrypted = was == "yes"
+	return apiError(err)
 }
 
 // recorded fills in what the catalog knows, whether the store is open or not.

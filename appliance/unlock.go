@@ -170,8 +170,11 @@ func unlockError(err error, secret bool) error {
 	return api.Errorf(api.CodeStoreLocked, "the store does not open: %v", err)
 }
 
-// lock closes the store; idle says whether that harms nobody.
-func (k *storeKeeper) lock(idle func(*dedup.Store) error, why string) error {
+// errByHand is the reason of a store that somebody locked.
+var errByHand = errors.New("it was locked")
+
+// lock closes the store for a user; idle says whether that harms nobody.
+func (k *storeKeeper) lock(idle func(*dedup.Store) error, user string) error {
 	if !k.changing.TryLock() {
 		return errBusy
 	}
@@ -184,8 +187,8 @@ func (k *storeKeeper) lock(idle func(*dedup.Store) error, why string) error {
 		return err
 	}
 	was := k.now.Load()
-	k.now.Store(&kept{reason: fmt.Errorf("%w: %s", errStoreLocked, why)})
-	k.opts.Logger.Info("store is locked", "store", k.conf.StoreDir(), "reason", why)
+	k.now.Store(&kept{reason: fmt.Errorf("%w: %w by %s: coffer store unlock", errStoreLocked, errByHand, user)})
+	k.opts.Logger.Info("store is locked", "store", k.conf.StoreDir(), "user", user)
 	return was.close()
 }
 

@@ -79,9 +79,9 @@ func TestValidateReportsEveryFault(t *testing.T) {
 	c.REST.Listen, c.SMS.Listen = "nowhere", ":99999"
 	c.Log.Level, c.Log.Format = "loud", "xml"
 	c.Store.Dir, c.Store.KeyFile = "/s", "/s/key"
-	c.Store.ContainerSize = 1
+	c.Store.ContainerSize, c.Store.Unlock = 1, "door"
 	err := c.Validate()
-	for _, key := range []string{"data", "rest.listen", "sms.listen", "log.level", "log.format", "store.key_file", "store.container_size"} {
+	for _, key := range []string{"data", "rest.listen", "sms.listen", "log.level", "log.format", "store.key_file", "store.container_size", "store.unlock"} {
 		if err == nil || !strings.Contains(err.Error(), `"`+key+`"`) {
 			t.Errorf("%s is not reported: %v", key, err)
 		}
