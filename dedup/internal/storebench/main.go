@@ -25,6 +25,7 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "", "where stores are made, on the disk to measure; default: the directory for temporary files")
 	flag.StringVar(&o.parts, "parts", "scale,throughput,read,aged,collect", "what to measure")
 	flag.IntVar(&o.rounds, "rounds", 5, "alternating rounds of throughput; medians count")
+	flag.IntVar(&o.chunks, "chunks", 0, "the most chunks of scale; default: 10 million, with -short 400,000")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -38,6 +39,7 @@ type options struct {
 	short      bool
 	dir, parts string
 	rounds     int
+	chunks     int
 }
 
 // memoryLimit is the appliance's default.
@@ -73,6 +75,10 @@ func run(ctx context.Context, o options) error {
 	b := &bench{options: o}
 	b.dir = dir
 	fmt.Println(machine())
+	defer func() { // what was measured before an error is shown, too
+		fmt.Println()
+		b.table.print(os.Stdout)
+	}()
 	for _, p := range parts {
 		if !strings.Contains(","+o.parts+",", ","+p.name+",") {
 			continue
@@ -83,8 +89,6 @@ func run(ctx context.Context, o options) error {
 		}
 		b.note("%s took %v", p.name, time.Since(start).Round(time.Second))
 	}
-	fmt.Println()
-	b.table.print(os.Stdout)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"coffer/dedup"
@@ -28,6 +29,10 @@ func scale(ctx context.Context, b *bench) error {
 	steps := []int{1_000_000, 3_000_000, 10_000_000}
 	if b.short {
 		steps = []int{100_000, 400_000}
+	}
+	if b.chunks > 0 {
+		steps = slices.DeleteFunc(steps, func(n int) bool { return n >= b.chunks })
+		steps = append(steps, b.chunks)
 	}
 	p, err := newPlace(b.dir, "scale", func(o *dedup.Options) { o.ContainerSize = scaleContainer })
 	if err != nil {
