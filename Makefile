@@ -18,7 +18,7 @@ export GOFLAGS += -buildvcs=false
 
 # Packages whose tests run under the race detector: protocol, store, jobs.
 RACE  := ./dedup ./dedup/vfs/... ./dedup/blob/... ./dedup/container ./dedup/index ./appliance/sms/... ./appliance/ingest/... \
-         ./appliance/jobs/... ./appliance/agent/uplink/...
+         ./appliance/jobs/... ./appliance/maintenance ./appliance/events ./appliance/agent/uplink/...
 # -race needs a C compiler; the agent is built for all of these.
 CROSS := linux/amd64 linux/arm64 windows/amd64 windows/arm64 darwin/amd64 darwin/arm64 freebsd/amd64 freebsd/arm64
 

@@ -31,6 +31,7 @@ type Store struct {
 	FreeBytes      int64         `json:"free_bytes" doc:"free space of its file system"`
 	CapacityBytes  int64         `json:"capacity_bytes" doc:"size of its file system"`
 	ReserveBytes   int64         `json:"reserve_bytes" doc:"free space that no write may use up"`
+	Watermarks     Watermarks    `json:"watermarks"`
 	ActiveRuns     int64         `json:"active_runs"`
 	IndexBytes     int64         `json:"index_bytes,omitempty" doc:"bytes of the index on disk"`
 	DamagedObjects int64         `json:"damaged_objects" doc:"length of the damage list"`
@@ -40,6 +41,13 @@ type Store struct {
 	Maintenance     *Maintenance  `json:"maintenance,omitempty" doc:"the maintenance job that works now"`
 	Last            []Maintenance `json:"last,omitempty" doc:"the last ended maintenance job of each kind"`
 	NextMaintenance *time.Time    `json:"next_maintenance,omitempty" doc:"when the daily maintenance starts next; absent when it is off"`
+}
+
+// Watermarks say how full a store may become, in percent of its file system.
+type Watermarks struct {
+	High int64 `json:"high,omitempty" doc:"from here on expired savesets are purged; absent: none"`
+	Low  int64 `json:"low,omitempty" doc:"down to here"`
+	Used int64 `json:"used" doc:"what is in use"`
 }
 
 // StoreReason is one thing that keeps a store from being green.
@@ -207,13 +215,15 @@ type CheckReport struct {
 
 // RepairReport is what a repair did, in chunks and nodes.
 type RepairReport struct {
+	Again        int64   `json:"again" doc:"read back when they were read once more"`
 	Local        int64   `json:"local" doc:"a second copy in the store counts now"`
 	Salvaged     int64   `json:"salvaged" doc:"found again in containers whose directory is damaged"`
 	Fetched      int64   `json:"fetched" doc:"brought from other stores"`
 	FetchedBytes int64   `json:"fetched_bytes"`
 	Unreferenced int64   `json:"unreferenced" doc:"no saveset needs them any more"`
 	Containers   int64   `json:"containers" doc:"torn containers that were salvaged and are gone"`
-	Left         int64   `json:"left" doc:"damaged still"`
+	Objects      int64   `json:"small_objects" doc:"small objects that were healed or are not needed any more"`
+	Left         int64   `json:"left" doc:"places that are damaged still"`
 	Seconds      float64 `json:"seconds"`
 }
 

@@ -220,6 +220,9 @@ func (d storeDesk) Store(ctx context.Context) (api.Store, error) {
 	out := api.Store{Name: storeName, Path: d.conf.StoreDir(), ActiveRuns: int64(d.jobs.Active()), NextMaintenance: at(d.upkeep.Next()),
 		ReserveBytes: reserve(int64(d.conf.Store.Reserve))}
 	readOnly := d.space(&out)
+	if use, err := diskUseOf(out.Path); err == nil { // without it nothing is said of what is in use
+		out.Watermarks = api.Watermarks{High: int64(d.conf.Store.HighWatermark), Low: int64(d.conf.Store.LowWatermark), Used: use.percent()}
+	}
 	if err := d.recorded(ctx, &out); err != nil {
 		return out, apiError(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"math/rand/v2"
 	"net/http/httptest"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"coffer/api"
+	"coffer/api/server"
 	"coffer/appliance/maintenance"
 )
 
@@ -263,5 +265,43 @@ func fill(v reflect.Value) {
 		if v.CanUint() {
 			v.SetUint(3)
 		}
+	}
+}
+
+// TestRepairFromAReplica heals out of a copy of the store.
+func TestRepairFromAReplica(t *testing.T) {
+	u := upkeep(t)
+	set := u.backup()
+	replica := filepath.Join(u.home, "replica")
+	if err := os.CopyFS(replica, os.DirFS(u.machine.conf.StoreDir())); err != nil {
+		t.Fatal(err)
+	}
+	u.flip()
+	if check := u.job(api.MaintenanceRequest{Kind: api.MaintenanceCheck, Options: api.MaintenanceOptions{Half: api.CheckPages}}); check.State != api.RunWarning {
+		t.Fatalf("check %+v", check)
+	}
+	if repair := u.job(api.MaintenanceRequest{Kind: api.MaintenanceRepair}); repair.State != api.RunWarning || repair.Report.Repair == nil || repair.Report.Repair.Left == 0 {
+		t.Errorf("repair without a source: %+v", repair)
+	}
+	from := []api.RepairSource{{Path: replica + "-of-another"}}
+	if repair := u.job(api.MaintenanceRequest{Kind: api.MaintenanceRepair, Options: api.MaintenanceOptions{From: from}}); repair.State != api.RunError {
+		t.Errorf("repair from a store that is not there: %+v", repair)
+	}
+	from[0].Path = replica
+	repair := u.succeeds(api.MaintenanceRequest{Kind: api.MaintenanceRepair, Options: api.MaintenanceOptions{From: from}})
+	if r := repair.Report.Repair; r == nil || r.Fetched == 0 || r.Left != 0 {
+		t.Errorf("repair %+v", r)
+	}
+	u.succeeds(api.MaintenanceRequest{Kind: api.MaintenanceCheck})
+	if s := u.store(); s.State != api.StoreGreen {
+		t.Errorf("the store is %s: %+v", s.State, s.Reasons)
+	}
+	tree := must[server.Tree](t)(u.OpenTree(u.ctx, set))
+	defer tree.Close()
+	content := must[io.ReadCloser](t)(tree.Open(u.ctx, filepath.Join(u.source, "file")))
+	defer content.Close()
+	want := must[[]byte](t)(os.ReadFile(filepath.Join(u.source, "file")))
+	if got := must[[]byte](t)(io.ReadAll(content)); !bytes.Equal(got, want) {
+		t.Error("the file does not read back")
 	}
 }

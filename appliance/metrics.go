@@ -111,6 +111,9 @@ func (m *metrics) collectStore(ctx context.Context, out samples) {
 	out.gauge("coffer_store_free_bytes", "Free space of the store's file system.", float64(s.FreeBytes))
 	out.gauge("coffer_store_capacity_bytes", "Size of the store's file system.", float64(s.CapacityBytes))
 	out.gauge("coffer_store_reserve_bytes", "Free space that no write may use up.", float64(s.ReserveBytes))
+	for mark, percent := range map[string]int64{"high": s.Watermarks.High, "low": s.Watermarks.Low} {
+		out.gauge("coffer_store_watermark_ratio", "Use of the file system at which a purge starts and ends; 0: none.", float64(percent)/100, "mark", mark)
+	}
 	if u := s.Usage; u != nil {
 		out.gauge("coffer_store_plain_bytes", "Distinct chunks in use before compression, at the last count.", float64(u.PlainBytes))
 		out.gauge("coffer_store_garbage_bytes", "Stored bytes that no saveset uses, at the last count.", float64(u.GarbageBytes))

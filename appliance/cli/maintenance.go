@@ -372,9 +372,9 @@ func reportLines(r api.MaintenanceReport) (out []string) {
 			plural(c.References, "reference", "references"), plural(c.Savesets, "saveset", "savesets"))
 	}
 	if p := r.Repair; p != nil {
-		add("healed: %s by second copies, %s salvaged, %s fetched (%s); %s needed by nobody", plural(p.Local, "chunk", "chunks"), count(p.Salvaged),
-			count(p.Fetched), size(p.FetchedBytes), count(p.Unreferenced))
-		add("%s still damaged", plural(p.Left, "chunk", "chunks"))
+		add("%s still damaged", plural(p.Left, "place", "places"))
+		add("chunks: %s by second copies, %s salvaged, %s fetched (%s), %s read back, %s needed by nobody", count(p.Local), count(p.Salvaged),
+			count(p.Fetched), size(p.FetchedBytes), count(p.Again), count(p.Unreferenced))
 	}
 	if p := r.Purge; p != nil {
 		add("%s of %s deleted", plural(p.Deleted, "saveset", "savesets"), size(p.LogicalBytes))

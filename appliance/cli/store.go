@@ -53,6 +53,7 @@ func (a *app) showStore(w io.Writer, s api.Store) {
 		"stored", size(s.StoredBytes), "ratio", storeRatio(s), "garbage", garbage(s.Usage),
 		"index", positive(s.IndexBytes, size),
 		"free", fmt.Sprintf("%s of %s (reserve %s)", size(s.FreeBytes), size(s.CapacityBytes), size(s.ReserveBytes)),
+		"watermarks", watermarks(s.Watermarks),
 		"active runs", count(s.ActiveRuns), "damaged", positive(s.DamagedObjects, func(n int64) string { return plural(n, "place", "places") }),
 		"last check", a.checked(s.Check), "last gc", a.lastOf(s, api.MaintenanceGC), "works on", working(s.Maintenance),
 		"next maintenance", a.clockOr(s.NextMaintenance, "off"))
@@ -62,6 +63,14 @@ func (a *app) showStore(w io.Writer, s api.Store) {
 			fmt.Fprintf(w, "  hint: %s\n", safe(r.Hint))
 		}
 	}
+}
+
+// watermarks says how full the store is, and may become.
+func watermarks(w api.Watermarks) string {
+	if w.High == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d %% of the disk is used; from %d %% on expired savesets are purged, down to %d %%", w.Used, w.High, w.Low)
 }
 
 // positive shows a number that counts only above zero.

@@ -406,7 +406,7 @@ func (m *Manager) count(r Report) {
 		t.Checked, t.Found = t.Checked+r.Check.Bytes, t.Found+int64(r.Check.Found)
 	}
 	if r.Repair != nil {
-		t.Healed += int64(r.Repair.Local + r.Repair.Salvaged + r.Repair.Fetched)
+		t.Healed += int64(r.Repair.Again + r.Repair.Local + r.Repair.Salvaged + r.Repair.Fetched)
 	}
 }
 

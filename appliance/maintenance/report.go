@@ -66,18 +66,20 @@ func checkReport(r dedup.CheckReport) *CheckReport {
 
 // RepairReport is dedup.HealReport.
 type RepairReport struct {
+	Again        int     `json:"again"`
 	Local        int     `json:"local"`
 	Salvaged     int     `json:"salvaged"`
 	Fetched      int     `json:"fetched"`
 	FetchedBytes int64   `json:"fetched_bytes"`
 	Unreferenced int     `json:"unreferenced"`
 	Containers   int     `json:"containers"`
+	Objects      int     `json:"small_objects"`
 	Left         int     `json:"left"`
 	Seconds      float64 `json:"seconds"`
 }
 
 func repairReport(r dedup.HealReport) *RepairReport {
-	return &RepairReport{Local: r.Local, Salvaged: r.Salvaged, Fetched: r.Fetched, FetchedBytes: r.FetchedBytes,
+	return &RepairReport{Again: r.Again, Objects: r.Objects, Local: r.Local, Salvaged: r.Salvaged, Fetched: r.Fetched, FetchedBytes: r.FetchedBytes,
 		Unreferenced: r.Unreferenced, Containers: r.Containers, Left: r.Left, Seconds: r.Took.Seconds()}
 }
 

@@ -39,7 +39,7 @@ func (b *Backend) Store(context.Context) (api.Store, error) {
 	checked, due, next := Epoch.Add(6*time.Hour+100*time.Second), Epoch.AddDate(0, 0, 35), Epoch.AddDate(0, 0, 1).Add(345*time.Minute)
 	usage := sampleUsage
 	s := api.Store{Name: "default", State: api.StoreGreen, Path: "/var/lib/coffer/store", Domain: "0102030405060708", Encrypted: true, Savesets: 3, Containers: 12, Chunks: 4321,
-		LogicalBytes: 156 << 20, StoredBytes: 39 << 20, FreeBytes: 800 << 30, CapacityBytes: 1 << 40, ReserveBytes: 1 << 30,
+		LogicalBytes: 156 << 20, StoredBytes: 39 << 20, FreeBytes: 800 << 30, CapacityBytes: 1 << 40, ReserveBytes: 1 << 30, Watermarks: api.Watermarks{High: 90, Low: 80, Used: 22},
 		Usage: &usage, Check: api.StoreCheck{Objects: &checked, RoundDone: 0.25, DueAt: &due}, Last: slices.Clone(b.maintenance[:3]), NextMaintenance: &next}
 	if n := int64(len(b.Damaged.Places)); n > 0 {
 		s.State, s.DamagedObjects = api.StoreRed, n
