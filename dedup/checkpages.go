@@ -107,6 +107,9 @@ func (c *check) endRound(ctx context.Context) error {
 	})
 }
 
+// maxMute is how many containers in one check the disk may not give: beyond it, it is the disk that is damaged.
+const maxMute = 8
+
 // container looks at one container, and brings the damage list level with what it sees.
 func (c *check) container(ctx context.Context, id container.ID) error {
 	bad := make(map[uint32]error)
@@ -124,8 +127,12 @@ func (c *check) container(ctx context.Context, id container.ID) error {
 	switch k := kindFromBelow(err); {
 	case err == nil || k == WrongKey:
 		return c.clear(ctx, id, res.Directory, bad, true)
-	case k != Damaged && k != NotFound:
+	case k != Damaged && k != NotFound && (k != Other || stopped(ctx) != nil || c.mute == maxMute):
 		return wrap("read container", id.String(), err)
+	case k == Other:
+		c.mute++
+		c.s.spoil(ctx, id, err)
+		return nil
 	case res.Directory == nil:
 		c.s.spoil(ctx, id, err)
 		return nil

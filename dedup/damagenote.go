@@ -53,6 +53,7 @@ func (s *Store) disown(ctx context.Context, id container.ID) {
 func (s *Store) spoil(ctx context.Context, id container.ID, cause error) {
 	s.disown(context.WithoutCancel(ctx), id)
 	s.containers.spoil(id)
+	s.dirs.forget(id)
 	s.note(damageRow{sort: damagedContainer, unknown: true,
 		Damage: Damage{Container: id, Frame: WholeContainer, Reason: reason(cause)}})
 }

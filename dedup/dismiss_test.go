@@ -73,7 +73,7 @@ func TestDamagedManifestIsNamed(t *testing.T) {
 	flipBlob(t, o.Blob, manifestName(gone.ID), -3)
 	s = reopen(t, s, o)
 	d := s.Damage()
-	if len(d) != 2 || d[0].Saveset != kept.ID || d[1].Saveset != gone.ID || d[0].Object != manifestName(kept.ID) {
+	if len(d) != 2 || d[0].Saveset == d[1].Saveset || d[0].Object != manifestName(d[0].Saveset) || d[1].Object != manifestName(d[1].Saveset) {
 		t.Fatalf("%+v", d)
 	}
 	_, err := s.Collect(t.Context(), CollectOptions{})

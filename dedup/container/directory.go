@@ -135,6 +135,9 @@ func OpenDirectory(ctx context.Context, b blob.Store, id ID, ring *keys.Ring) (*
 
 func openDirectory(ctx context.Context, b blob.Store, id ID, ring *keys.Ring) (*Directory, error) {
 	ft, tail, err := readFooter(ctx, b, id, tailRead)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNewerFormat) && !errors.Is(err, blob.ErrNotExist) {
+		ft, tail, err = readFooter(ctx, b, id, 0) // a sector that cannot be read may lie before the directory
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -37,9 +37,10 @@ type ScanResult struct {
 }
 
 // Scan reads a whole container once, from front to back, and tests everything that protects it: header, the CRC of every
-// record, directory, footer and the BLAKE3 of the whole. Damage within records goes to Bad, one call each. ErrDamaged
-// tells of damage beside the records: with a Directory in the result, that can be read all the same, as can its frames.
-// blob.ErrNotExist, ErrNewerFormat, keys.ErrUnknownKey, and what Wait returns.
+// record, directory, footer and the BLAKE3 of the whole. Damage within records goes to Bad, one call each; so does what
+// the disk does not give, up to a limit. ErrDamaged tells of damage beside the records: with a Directory in the result,
+// that can be read all the same, as can its frames. blob.ErrNotExist, ErrNewerFormat, keys.ErrUnknownKey, and what Wait
+// returns.
 func Scan(ctx context.Context, b blob.Store, id ID, o ScanOptions) (ScanResult, error) {
 	s := scanner{ctx: ctx, blob: b, id: id, o: o, hash: blake3.New()}
 	if err := s.scan(); err != nil {
@@ -49,14 +50,16 @@ func Scan(ctx context.Context, b blob.Store, id ID, o ScanOptions) (ScanResult, 
 }
 
 type scanner struct {
-	ctx  context.Context // of the one call
-	blob blob.Store
-	id   ID
-	o    ScanOptions
-	hash *blake3.Hasher
-	res  ScanResult
-	buf  Buffer
-	bad  int
+	ctx    context.Context // of the one call
+	blob   blob.Store
+	id     ID
+	o      ScanOptions
+	hash   *blake3.Hasher
+	res    ScanResult
+	buf    Buffer
+	bad    int
+	waited error // of Wait
+	mute   int   // frames that the disk did not give
 }
 
 func (s *scanner) scan() error {
@@ -86,8 +89,8 @@ func (s *scanner) scan() error {
 // read reads and hashes the next bytes.
 func (s *scanner) read(p []byte, off int64) error {
 	if s.o.Wait != nil {
-		if err := s.o.Wait(s.ctx, len(p)); err != nil {
-			return err
+		if s.waited = s.o.Wait(s.ctx, len(p)); s.waited != nil {
+			return s.waited
 		}
 	}
 	if err := readRange(s.ctx, s.blob, s.id, p, off); err != nil {
@@ -101,11 +104,16 @@ func (s *scanner) read(p []byte, off int64) error {
 func (s *scanner) frame(d *Directory, i uint32) error {
 	info := frameAt(d.frames, i)
 	raw := s.buf.sized(int(info.Size))
-	if err := s.read(raw, info.Offset); err != nil {
+	err := s.read(raw, info.Offset)
+	if err != nil && !s.isMute(err) {
 		return err
 	}
 	s.res.Frames++
-	err := s.check(d, i, info, raw)
+	if err != nil {
+		err = damaged("frame %d cannot be read: %v", i, err)
+	} else {
+		err = s.check(d, i, info, raw)
+	}
 	if err != nil {
 		s.bad++
 		if s.o.Bad != nil {
@@ -113,6 +121,18 @@ func (s *scanner) frame(d *Directory, i uint32) error {
 		}
 	}
 	return nil
+}
+
+// maxMute is how many frames of a container a disk may keep to itself: beyond it, it is the disk that is damaged.
+const maxMute = 16
+
+// isMute reports whether an error of reading a frame is damage of that frame: a sector that cannot be read.
+func (s *scanner) isMute(err error) bool {
+	if s.waited != nil || s.ctx.Err() != nil || errors.Is(err, blob.ErrNotExist) {
+		return false
+	}
+	s.mute++
+	return s.mute <= maxMute
 }
 
 // check tests a record as far as the options want.
