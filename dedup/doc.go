@@ -88,6 +88,15 @@
 // old as the oldest container that it is made of. Beside open runs a collection rests for longer than it works. On a full
 // disk it deletes what is empty, for which the reserve may be used, and copies nothing.
 //
+// # Domains
+//
+// A store has one primary domain, and one for each encrypted task. A container is of one domain, and so is a saveset.
+//
+//	INVARIANT D1 (one domain): a run writes into one domain, and Have, PutNodes and Commit know only what lies in containers
+//	of that domain. What a run is told says nothing about another domain.
+//	INVARIANT D2 (all sealed or none): the nodes of a run are all sealed by the run's key, or all open; the primary domain
+//	has open ones only. A sealed node is taken by its clear part: its children are there, its body is the task's affair.
+//
 // # Keys
 //
 // All that is new is under the current store key. A new one is in the keyring, durably, before it seals anything; small

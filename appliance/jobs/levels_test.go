@@ -98,6 +98,15 @@ func TestSourceKeyIgnoresCommands(t *testing.T) {
 	if b, _ := SourceKey(task); a == b {
 		t.Error("an exclude does not change the source")
 	}
+	task.Options.Excludes, task.Options.Seal = nil, &catalog.TaskSeal{Domain: "d", KeyID: "k"}
+	sealed, _ := SourceKey(task)
+	if sealed == a {
+		t.Error("encryption does not change the source: an open saveset would be the parent of a sealed one")
+	}
+	task.Options.Seal.KeyFile = "/elsewhere"
+	if b, _ := SourceKey(task); b != sealed {
+		t.Error("the place of the key changes the source")
+	}
 }
 
 // TestDecideDamaged: a chain with a damaged member is broken; damage elsewhere changes nothing.

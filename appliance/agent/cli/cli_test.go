@@ -84,3 +84,26 @@ func TestRunWithoutAnIdentity(t *testing.T) {
 		t.Errorf("exit %d, %q", code, errs)
 	}
 }
+
+// A task key is made once, for its owner alone, and is never replaced.
+func TestTaskKey(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys", "a.key")
+	code, id, warning := run(t, "", nil, "task-key", "new", "--output", path)
+	if code != 0 || len(strings.TrimSpace(id)) != 32 || !strings.Contains(warning, "KEEP A COPY") {
+		t.Fatalf("%d: %q, %q", code, id, warning)
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st, err)
+	}
+	if code, again, _ := run(t, "", nil, "task-key", "id", path); code != 0 || again != id {
+		t.Errorf("id: %d, %q, want %q", code, again, id)
+	}
+	if code, _, why := run(t, "", nil, "task-key", "new", "--output", path); code != 1 || !strings.Contains(why, "only key") {
+		t.Errorf("made twice: %d, %q", code, why)
+	}
+	for _, args := range [][]string{{"task-key", "new"}, {"task-key", "id"}, {"task-key", "new", "x"}} {
+		if code, _, _ := run(t, "", nil, args...); code != 2 {
+			t.Errorf("%v: exit code %d", args, code)
+		}
+	}
+}
