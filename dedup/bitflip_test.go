@@ -31,6 +31,8 @@ type flipClass struct {
 	lasting bool
 	// unopened: the store may refuse to open. unread: nobody reads the object, its name is what counts.
 	unopened, unread bool
+	// version is where the version stands: the first flip is there. It must not pass for a newer store.
+	version int64
 }
 
 type flipRange struct {
@@ -42,15 +44,15 @@ var flipClasses = []flipClass{
 	{name: "data header", n: 10, where: containerPart(container.Data, "header")},
 	{name: "data records", n: 44, where: containerPart(container.Data, "records")},
 	{name: "data directory", n: 20, where: containerPart(container.Data, "directory")},
-	{name: "data footer", n: 14, where: containerPart(container.Data, "footer")},
-	{name: "node header", n: 6, where: containerPart(container.Node, "header")},
+	{name: "data footer", n: 14, where: containerPart(container.Data, "footer"), version: 8},
+	{name: "node header", n: 6, where: containerPart(container.Node, "header"), version: 8},
 	{name: "node records", n: 24, where: containerPart(container.Node, "records")},
 	{name: "node directory", n: 12, where: containerPart(container.Node, "directory")},
 	{name: "node footer", n: 8, where: containerPart(container.Node, "footer")},
 	{name: "index", n: 24, where: func(w *flipWorld) []flipRange { return w.indexFiles }},
-	{name: "manifest", n: 10, where: prefix(manifestPrefix), lasting: true},
-	{name: "state", n: 8, where: prefix(statePrefix), lasting: true},
-	{name: "keyring", n: 6, where: prefix("keys/")},
+	{name: "manifest", n: 10, where: prefix(manifestPrefix), lasting: true, version: 4},
+	{name: "state", n: 8, where: prefix(statePrefix), lasting: true, version: 4},
+	{name: "keyring", n: 6, where: prefix("keys/"), version: 8},
 	{name: "domain", n: 4, where: prefix(domainPrefix), unopened: true},
 	{name: "epoch", n: 2, where: prefix(epochPrefix), unread: true},
 	{name: "tombstones", n: 4, where: prefix(tombstonePrefix)},
@@ -247,6 +249,9 @@ func TestBitFlips(t *testing.T) {
 			p := places[i%len(places)]
 			off := p.from + r.Int64N(p.to-p.from)
 			bit := byte(1) << r.IntN(8)
+			if i == 0 && class.version > 0 {
+				off, bit = p.from+class.version, 2
+			}
 			how := w.flip(t, class, p, off, bit)
 			for _, h := range how {
 				table[class.name][h]++

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zeebo/blake3"
+
 	"coffer/dedup/blob"
 	"coffer/dedup/vfs"
 )
@@ -133,6 +135,10 @@ func TestEveryByteOfRingCounts(t *testing.T) {
 		wantErr(t, "one byte more", err, ErrDamaged)
 		newer := bytes.Clone(whole)
 		newer[8] = ringVersion + 1
+		_, err = Unmarshal(t.Context(), nil, newer, src)
+		wantErr(t, "one wrong bit in the version", err, ErrDamaged)
+		sum := blake3.Sum256(newer[:len(newer)-32])
+		copy(newer[len(newer)-32:], sum[:])
 		_, err = Unmarshal(t.Context(), nil, newer, src)
 		wantErr(t, "newer", err, ErrNewerFormat)
 	}
