@@ -208,24 +208,28 @@ func (r *scaleRun) probe(ctx context.Context, n int) (tables int64, err error) {
 	passed := after.Passed - before.Passed
 	t.atMost(r.label, "bloom filters: misses that read a block, %", "%.4f", 100*float64(passed)/scaleMisses, 0.1)
 	t.add(r.label, "tables asked a miss", "%.1f", float64(after.Asked-before.Asked)/scaleMisses)
-	most, err := mostReads(ctx, x, miss)
+	most, several, err := mostReads(ctx, x, miss)
 	t.atMost(r.label, "blocks that one miss reads at most", "%.0f", float64(most), 1)
+	t.add(r.label, "misses that read more than one block, %", "%.4f", 100*float64(several)/scaleMisses)
 	return after.DiskBytes, err
 }
 
-// mostReads looks digests up one by one, and returns the most blocks that any of them cost.
-func mostReads(ctx context.Context, x *index.Index, ds []digest.Digest) (most int64, err error) {
+// mostReads looks digests up one by one, and returns the most blocks that any of them cost, and how many cost several.
+func mostReads(ctx context.Context, x *index.Index, ds []digest.Digest) (most int64, several int, err error) {
 	var loc [1]index.Loc
 	var found [1]bool
 	last := x.Stats().Passed
 	for i := range ds {
 		if err := x.Lookup(ctx, ds[i:i+1], loc[:], found[:]); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		now := x.Stats().Passed
-		most, last = max(most, now-last), now
+		if most = max(most, now-last); now-last > 1 {
+			several++
+		}
+		last = now
 	}
-	return most, nil
+	return most, several, nil
 }
 
 // rate looks digests up in batches.
