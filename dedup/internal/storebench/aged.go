@@ -79,7 +79,7 @@ func (b *bench) ageing(ctx context.Context, name string, src source, rewrite boo
 			return err
 		}
 		what := fmt.Sprintf("%s, generation %d", name, gen)
-		if gen == generations && rewrite {
+		if gen == generations && rewrite && !b.short { // a small source is one window, and mostly in doubt
 			t.atMost(what, "container switches a MiB", "%.2f", m.SwitchesPerMiB(), switchCeiling)
 			r.print(t, what)
 		} else {
