@@ -112,7 +112,8 @@ func (n *nodeSender) skips(s step, k recipe.Kind) bool {
 	return stream && n.run.opts.Store != nil && s.ahead
 }
 
-// resolve finds the nodes asked for, the last one first. INVARIANT: an agent sees the roots that its order named and
+// resolve finds the nodes asked for, the last one first. There may be none: what an agent reads ahead may be a row of files
+// without a node of their own. INVARIANT: an agent sees the roots that its order named and
 // children of nodes that it was shown.
 func (n *nodeSender) resolve(ctx context.Context, req *sms.FetchNodes) ([]step, error) {
 	var steps []step
@@ -127,9 +128,6 @@ func (n *nodeSender) resolve(ctx context.Context, req *sms.FetchNodes) ([]step, 
 		if len(steps) > maxNodeItems {
 			break // the others are read-ahead, and beyond what it reaches
 		}
-	}
-	if len(steps) == 0 {
-		return nil, sms.Errorf(sms.CodeProtocol, "fetch of no node")
 	}
 	for i, j := 0, len(steps)-1; i < j; i, j = i+1, j-1 {
 		steps[i], steps[j] = steps[j], steps[i]

@@ -252,6 +252,18 @@ func TestFetchShowsOnlyWhatHangsOnTheRoot(t *testing.T) {
 	if !strings.Contains(s.logs.String(), "fetch refused") {
 		t.Error("no log line tells of it")
 	}
+
+	// Read-ahead may name children among which no node is: that is an empty answer, and no refusal.
+	r.send(r.run, &sms.FetchNodes{Items: []sms.NodeItem{{Parent: mine.Root.Digest, Count: 0}}})
+	got, err = r.run.Recv(r.ctx, sms.ClassData)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Release()
+	var end sms.Fetched
+	if err := got.Decode(&end); err != nil || end.Code != "" {
+		t.Errorf("children without a node: %+v, %v", end, err)
+	}
 }
 
 // A frame may hold chunks that other savesets stored beside the wanted one: they must not come along.
