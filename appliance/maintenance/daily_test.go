@@ -75,7 +75,7 @@ func TestDailyMaintenance(t *testing.T) {
 		if got := g.kinds(); got != "" {
 			t.Errorf("a new appliance did %s", got)
 		}
-		if next := g.Next(); next.Hour() != 8 || next.Sub(time.Now()) != time.Hour {
+		if next := g.Next(); next.Hour() != 8 || time.Until(next) != time.Hour {
 			t.Errorf("the next one is at %v", next)
 		}
 		time.Sleep(2 * time.Hour)
