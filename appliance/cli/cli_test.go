@@ -107,7 +107,7 @@ func TestOutput(t *testing.T) {
 			"saveset delete a1b2c3 --yes"},
 		"unsealing": {"saveset unseal", "saveset unseal c3d4e5", "saveset unseal a1b2c3 --key-file KEY", "saveset unseal c3d4e5 --key-file PW", "saveset unseal c3d4e5 --key-file KEY --for 30s",
 			"saveset unseal c3d4e5 --key-file KEY --for 30m", "saveset unseal --task db1-pg --key-file KEY --json", "saveset unseal c3d4e5 --task db1-pg --key-file KEY", "saveset seal c3d4e5", "saveset seal a1b2c3",
-			"task add hr1 --client web1 --source /srv --key-file /k"},
+			"task add hr1 --client web1 --source /srv --key-file /k", "task add hr1 --client web1 --source /srv --encrypt 5d41402abc4b2a76b9719d911017c592 --key-file /k", "task show hr1"},
 		"runs": {"run list", "run list --state active", "run show run-0001", "run log run-0001", "run cancel run-0001", "run list --limit 1 --json", "run watch run-0001", "run log run-0001 --json", "backup none", "backup db1-pg", "backup web1-etc --no-wait",
 			"run cancel run-0004", "run watch run-0004", "restore a1b2c3 --verify --flat --to /x --no-wait", "restore a1b2c3 -- cat", "restore -- cat", "restore a1b2c3 --mode sometimes"},
 		"accounts": {"whoami", "user list", "user add eve --role restore --client web1 --password-file PW", "user add eve --role restore --password-file PW", "user add mallory --password-file PW",

@@ -104,6 +104,9 @@ COPY OF IT ELSEWHERE, and give its id here. Without the key nobody can read or r
 		}
 		return a.print(t, func(w io.Writer) {
 			fmt.Fprintf(w, "Task %s backs up %s of %s into pool %s. Start it with 'coffer backup %s'.\n", t.Name, safe(sourceOf(t)), t.Client, t.Pool, t.Name)
+			if t.Encryption != nil {
+				fmt.Fprintf(w, "It is encrypted with the key %s. KEEP A COPY OF THE KEY FILE AWAY FROM %s:\nwithout it nobody, you included, can ever read or restore what is backed up.\n", t.Encryption.KeyID, t.Client)
+			}
 		})
 	})
 	f := cmd.Flags()
