@@ -79,6 +79,11 @@ type StoreCheck struct {
 	DueAt     *time.Time `json:"due_at,omitempty" doc:"when the check becomes, or became, overdue; absent for an empty store"`
 }
 
+// DismissRequest gives up a damaged record of a saveset that nothing heals.
+type DismissRequest struct {
+	Object string `json:"object" minLength:"1" maxLength:"512" doc:"its name on the damage list" example:"manifests/01a20205eab0e2aedcf231c1e320f42c"`
+}
+
 // MaintenanceKind is what a maintenance job does.
 type MaintenanceKind string
 
@@ -99,6 +104,7 @@ type MaintenanceTrigger string
 const (
 	TriggerManual MaintenanceTrigger = "manual"
 	TriggerDaily  MaintenanceTrigger = "daily"
+	TriggerSpace  MaintenanceTrigger = "watermark" // the high watermark was reached
 )
 
 // MaintenanceRequest starts maintenance at once, or as soon as the job before it has ended.
@@ -139,7 +145,7 @@ type Maintenance struct {
 	ID        string              `json:"id"`
 	Kind      MaintenanceKind     `json:"kind" enum:"gc,check,repair,reindex,usage,purge"`
 	State     RunState            `json:"state" enum:"queued,active,success,warning,error,cancelled"`
-	Trigger   MaintenanceTrigger  `json:"trigger" enum:"manual,daily"`
+	Trigger   MaintenanceTrigger  `json:"trigger" enum:"manual,daily,watermark"`
 	User      string              `json:"user,omitempty" doc:"who started it; empty for the daily one"`
 	Options   MaintenanceOptions  `json:"options,omitzero"`
 	QueuedAt  time.Time           `json:"queued_at"`

@@ -160,6 +160,23 @@ func recoded[T any](v any) (out T, err error) {
 	return out, err
 }
 
+// Dismiss implements server.Store.
+func (d storeDesk) Dismiss(ctx context.Context, object string) error {
+	store, err := d.store.get()
+	if err != nil {
+		return lockedError(err)
+	}
+	err = store.Dismiss(ctx, object, caller(ctx))
+	d.upkeep.DamageMayHaveChanged()
+	switch dedup.KindOf(err) {
+	case dedup.NotFound:
+		return api.Errorf(api.CodeNotFound, "%s is no damaged record of a saveset", object).WithHint("see: coffer store damage")
+	case dedup.Immutable, dedup.Retained, dedup.InUse, dedup.Damaged:
+		return api.Errorf(api.CodeConflict, "%s is not given up: %v", object, err)
+	}
+	return apiError(err)
+}
+
 // Damage implements server.Store.
 func (d storeDesk) Damage(ctx context.Context) (api.DamageReport, error) {
 	out := api.DamageReport{Savesets: []api.DamagedSaveset{}, Harms: api.HarmKnown}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"coffer/appliance/catalog"
 	"coffer/appliance/config"
 	"coffer/appliance/maintenance"
 	"coffer/dedup"
@@ -85,7 +86,7 @@ func (a *appliance) watchSpace(ctx context.Context) {
 	a.log.Warn("the high watermark of the store is reached: expired savesets are purged", "used_percent", use.percent(),
 		"high_watermark", a.conf.Store.HighWatermark, "low_watermark", a.conf.Store.LowWatermark)
 	for _, kind := range []maintenance.Kind{maintenance.Purge, maintenance.GC} {
-		if _, err := a.upkeep.Enqueue(ctx, maintenance.Request{Kind: kind}); err != nil && maintenance.KindOf(err) != maintenance.KindWaiting {
+		if _, err := a.upkeep.Enqueue(ctx, maintenance.Request{Kind: kind, Trigger: catalog.TriggerSpace}); err != nil && maintenance.KindOf(err) != maintenance.KindWaiting {
 			a.log.Error("maintenance at the high watermark does not start", "kind", kind, "error", err)
 		}
 	}

@@ -127,7 +127,7 @@ func (c *collection) knowsAll(ctx context.Context) error {
 		}
 		m, err := c.s.readManifest(ctx, o)
 		if err != nil {
-			return &Error{Kind: Damaged, Op: "collect", Object: o.name, Err: fmt.Errorf("what its saveset needs is not known: %w", err)}
+			return &Error{Kind: Damaged, Op: "collect", Object: o.name, Err: fmt.Errorf("what its saveset needs is not known; put it back from a copy, or give it up (dismiss): %w", err)}
 		}
 		c.unlisted = append(c.unlisted, m)
 	}

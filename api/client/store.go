@@ -12,6 +12,11 @@ func (c *Client) Store(ctx context.Context) (api.Store, error) {
 	return fetch[api.Store](ctx, c, "/store", nil)
 }
 
+// Dismiss gives up a damaged record of a saveset.
+func (c *Client) Dismiss(ctx context.Context, object string) error {
+	return c.call(ctx, request{method: post, path: "/store/damage/dismiss", body: api.DismissRequest{Object: object}}, nil)
+}
+
 // Damage returns the damage list with whom it harms.
 func (c *Client) Damage(ctx context.Context) (api.DamageReport, error) {
 	return fetch[api.DamageReport](ctx, c, "/store/damage", nil)

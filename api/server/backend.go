@@ -175,6 +175,9 @@ type Machine interface {
 type Store interface {
 	// Store returns the state of the store; it answers when the store is locked, too.
 	Store(ctx context.Context) (api.Store, error)
+	// Dismiss gives up a damaged manifest or state, by its name on the damage list. CodeNotFound when it is not there;
+	// CodeConflict while something that can be read says that the saveset must stay.
+	Dismiss(ctx context.Context, object string) error
 	// Damage returns the damage list with whom it harms.
 	Damage(ctx context.Context) (api.DamageReport, error)
 	// StartMaintenance queues a maintenance job and returns it. CodeBadRequest for options that do not go with the kind,

@@ -91,6 +91,7 @@ func operations() []operation {
 		{id: "saveset-immutable", method: put, path: "/savesets/{id}/immutable", roles: admins, audit: "saveset.immutable", tag: "savesets", summary: "Keep everybody from deleting a saveset until a time"},
 
 		{id: "store", method: get, path: "/store", roles: operators, tag: "store", summary: "State of the store"},
+		{id: "store-damage-dismiss", method: post, path: "/store/damage/dismiss", roles: superuser, audit: "store.dismiss", tag: "store", summary: "Give up a damaged record of a saveset that nothing heals"},
 		{id: "store-damage", method: get, path: "/store/damage", roles: operators, tag: "store", summary: "The damage list: what is damaged, which savesets and files it harms"},
 		{id: "store-maintenance-start", method: post, path: "/store/maintenance", roles: operators, audit: "store.maintenance", status: 202, tag: "store", summary: "Start maintenance of the store"},
 		{id: "store-maintenance-list", method: get, path: "/store/maintenance", roles: operators, tag: "store", summary: "List maintenance jobs, newest first"},

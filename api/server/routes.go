@@ -59,6 +59,7 @@ func (s *Server) routes() {
 
 	handle(s, "store", s.store)
 	handle(s, "store-damage", s.damage)
+	handle(s, "store-damage-dismiss", s.dismiss)
 	handle(s, "store-maintenance-start", s.startMaintenance)
 	handle(s, "store-maintenance-list", s.listMaintenance)
 	handle(s, "store-maintenance-show", s.showMaintenance)

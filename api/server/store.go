@@ -20,6 +20,16 @@ func (s *Server) damage(ctx context.Context, _ *noInput) (*body[api.DamageReport
 	return bodyOf(s.backend.Damage(ctx))
 }
 
+type dismissInput struct {
+	Body api.DismissRequest
+}
+
+func (in *dismissInput) audit() (object, detail string) { return in.Body.Object, "" }
+
+func (s *Server) dismiss(ctx context.Context, in *dismissInput) (*noOutput, error) {
+	return nil, s.backend.Dismiss(ctx, in.Body.Object)
+}
+
 // metrics hands the call to the backend's collectors. They answer in more than one format, so that huma has no part in it.
 func (s *Server) metrics(context.Context, *noInput) (*raw, error) {
 	return &raw{func(c huma.Context) {

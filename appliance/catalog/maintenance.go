@@ -12,6 +12,7 @@ import (
 const (
 	TriggerManual = "manual"
 	TriggerDaily  = "daily"
+	TriggerSpace  = "watermark"
 )
 
 // Maintenance is one maintenance job of the store. Its states are those of runs; Options, Progress and Report are not

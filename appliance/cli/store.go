@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) storeCmd() *cobra.Command {
-	return a.group("store", "The deduplicating store", a.storeStatusCmd(), a.storeDamageCmd(), a.gcCmd(), a.checkCmd(), a.repairCmd(),
+	return a.group("store", "The deduplicating store", a.storeStatusCmd(), a.storeDamageCmd(), a.storeDismissCmd(), a.gcCmd(), a.checkCmd(), a.repairCmd(),
 		a.reindexCmd(), a.usageCmd(), a.storeJobsCmd(), a.storeWatchCmd(), a.storeCancelCmd(),
 		a.storeUnlockCmd(), a.storeLockCmd(), a.storeKeyCmd())
 }
@@ -160,6 +160,32 @@ deleting the savesets that are harmed and collecting garbage.`,
 	}
 }
 
+func (a *app) storeDismissCmd() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "dismiss OBJECT", Short: "Give up a damaged record of a saveset that nothing heals", Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Long: `Give up a damaged record of a saveset, which 'coffer store damage' names: a manifest or a state. Garbage
+collection waits while a manifest cannot be read, for nobody knows what its saveset needs. Put the file back
+from a copy of the store, if there is one; else this says that it is lost.
+
+With its manifest the saveset is given up. Where only the newest state is lost, the one before it counts
+again, and the saveset is locked until somebody unlocks it. A saveset of which a record that can be read
+says that it is locked or immutable is not given up. Role superuser only.`,
+		Example: "  coffer store dismiss manifests/01a20205eab0e2aedcf231c1e320f42c",
+	}
+	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
+		if err := a.sure(yes, "Give up "+args[0]+"? Nobody can take that back."); err != nil {
+			return err
+		}
+		if err := c.Dismiss(ctx, args[0]); err != nil {
+			return err
+		}
+		return a.removed("Record", args[0], "'coffer store damage' shows what is left")
+	})
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return cmd
+}
+
 func (a *app) showDamage(w io.Writer, r api.DamageReport) {
 	if len(r.Places) == 0 {
 		fmt.Fprintln(w, "Nothing is known to be damaged.")
@@ -249,7 +275,7 @@ func (a *app) storeJobsCmd() *cobra.Command {
 
 func (a *app) jobRow(m api.Maintenance) []string {
 	by, took, result := m.User, "-", m.Reason
-	if m.Trigger == api.TriggerDaily {
+	if m.Trigger != api.TriggerManual {
 		by = "daily"
 	}
 	if m.EndedAt != nil {

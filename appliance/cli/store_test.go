@@ -53,7 +53,8 @@ func TestStoreOutput(t *testing.T) {
 	var all strings.Builder
 	for _, line := range []string{"store status", "store damage", "store gc --detach", "store status", "store gc", "store jobs", "store jobs --kind gc --limit 1 --json",
 		"store cancel m-0004", "store cancel m-0004", "store watch m-0004", "store watch m-0001", "store watch none", "store reindex", "store check --objects --pages",
-		"store check --share 150%", "store gc --rate fast", "store gc now", "DAMAGED", "store damage", "store damage --json", "store status"} {
+		"store check --share 150%", "store gc --rate fast", "store gc now", "DAMAGED", "store damage", "store damage --json", "store status",
+		"store dismiss manifests/none", "store dismiss manifests/none --yes"} {
 		if line == "DAMAGED" {
 			u.r.Backend.Damaged = damage
 			continue

@@ -55,6 +55,18 @@ func (b *Backend) Store(context.Context) (api.Store, error) {
 	return s, nil
 }
 
+// Dismiss takes a record off the damage list of the field.
+func (b *Backend) Dismiss(_ context.Context, object string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := len(b.Damaged.Places)
+	b.Damaged.Places = slices.DeleteFunc(b.Damaged.Places, func(d api.Damage) bool { return d.Object == object })
+	if len(b.Damaged.Places) == n {
+		return notFound("damaged record", object)
+	}
+	return b.Fail
+}
+
 // Damage returns the damage list of the field.
 func (b *Backend) Damage(context.Context) (api.DamageReport, error) {
 	b.mu.Lock()

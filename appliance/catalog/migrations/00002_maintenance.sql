@@ -1,6 +1,6 @@
 -- +goose Up
 -- Maintenance of the store: its jobs. What they were asked, how far they are and what they brought is JSON of the
--- package maintenance; the catalog does not read it. `trigger` is manual or daily.
+-- package maintenance; the catalog does not read it. `trigger` is manual, daily or watermark.
 CREATE TABLE maintenance (
     id         TEXT PRIMARY KEY,
     kind       TEXT NOT NULL,
