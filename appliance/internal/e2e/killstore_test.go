@@ -69,22 +69,19 @@ func (l *killLoop) keep(id string) {
 	l.kept = append(l.kept, keptSaveset{id, copied})
 }
 
-// drop takes the oldest savesets, but a few, off the list of what must be there, and asks for their deletion, which the
-// kill may cut off. Savesets of cut runs that nobody reported go, too.
-func (l *killLoop) drop(ctx context.Context) {
+// victims takes the oldest savesets, but a few, off the list of what must be there, and returns what is there beside the
+// list: they, and savesets of cut runs that nobody reported.
+func (l *killLoop) victims() (ids []string) {
 	for len(l.kept) > keptSavesets {
 		_ = os.RemoveAll(l.kept[0].copy)
 		l.kept = l.kept[1:]
 	}
-	var page api.Page[api.Saveset]
-	if l.JSON(ctx, &page, "saveset", "list") != nil {
-		return
-	}
-	for _, s := range page.Items {
+	for _, s := range decode[api.Page[api.Saveset]](l.lab, "saveset", "list").Items {
 		if !slices.ContainsFunc(l.kept, func(k keptSaveset) bool { return k.id == s.ID }) {
-			_, _ = l.Coffer(ctx, "saveset", "delete", s.ID, "--force", "--yes")
+			ids = append(ids, s.ID)
 		}
 	}
+	return ids
 }
 
 // kill changes the source, puts the store to work, kills the daemon and starts it again.
@@ -98,10 +95,13 @@ func (l *killLoop) kill(within time.Duration) {
 	if l.rng.IntN(3) == 0 {
 		slices.Reverse(jobs)
 	}
+	victims := l.victims()
 	maintained := make(chan struct{})
 	go func() {
 		defer close(maintained)
-		l.drop(ctx)
+		for _, id := range victims { // the kill may cut it off
+			_, _ = l.Coffer(ctx, "saveset", "delete", id, "--force", "--yes")
+		}
 		for _, job := range jobs {
 			_, _ = l.Coffer(ctx, append(job, "--detach")...)
 		}
@@ -122,6 +122,10 @@ func (l *killLoop) kill(within time.Duration) {
 	defer cancel()
 	if err := l.Launch(revive); err != nil {
 		l.t.Fatalf("after kill %d: %v", l.n, err)
+	}
+	l.agent.Kill() // it would take its time to connect again
+	if err := l.agent.Launch(revive); err != nil {
+		l.t.Fatal(err)
 	}
 	if err := l.agent.WaitOnline(revive); err != nil {
 		l.t.Fatalf("after kill %d: %v", l.n, err)
