@@ -149,6 +149,7 @@ type savesetEntry struct {
 	change   sync.Mutex // held while a new state is written
 	manifest Manifest   // guarded by savesetTable.mu; only State ever changes
 	leases   int        // guarded by savesetTable.mu
+	deleting bool       // guarded by savesetTable.mu: State says deleted, and that is not durable yet
 	top      uint32     // guarded by change: highest state number in use, valid or not
 }
 
@@ -180,10 +181,12 @@ func (t *savesetTable) manifest(e *savesetEntry) Manifest {
 }
 
 // all returns the savesets that are not deleted, and those that are, each oldest first.
+//
+// INVARIANT: one whose deletion is being written is not deleted: it may be taken back, and a crash may undo it.
 func (t *savesetTable) all() (live, deleted []Manifest) {
 	t.mu.Lock()
 	for _, e := range t.m {
-		if e.manifest.State.Deleted {
+		if e.manifest.State.Deleted && !e.deleting {
 			deleted = append(deleted, e.manifest)
 		} else {
 			live = append(live, e.manifest)
@@ -210,8 +213,16 @@ func (t *savesetTable) setState(e *savesetEntry, st State) bool {
 	if st.Deleted && !e.manifest.State.Deleted && e.leases > 0 {
 		return false
 	}
+	e.deleting = st.Deleted && (e.deleting || !e.manifest.State.Deleted)
 	e.manifest.State = st
 	return true
+}
+
+// stateIsDurable says that the state of a saveset was written.
+func (t *savesetTable) stateIsDurable(e *savesetEntry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e.deleting = false
 }
 
 // lease keeps a saveset from deletion until release.
@@ -392,6 +403,7 @@ func (s *Store) writeState(ctx context.Context, e *savesetEntry, old, next State
 		}
 		err := s.putObject(ctx, stateKind, stateName(id, next.Number), next.object(id))
 		if err == nil {
+			s.sets.stateIsDurable(e)
 			return next, nil
 		}
 		s.sets.setState(e, old)
