@@ -238,7 +238,7 @@ func (s *Store) replay(ctx context.Context, missing []container.ID) error {
 func (s *Store) replayOne(ctx context.Context, id container.ID, want container.Kind) (container.Kind, error) {
 	dir, err := container.OpenDirectory(ctx, s.blob, id, s.ring)
 	switch k := kindFromBelow(err); {
-	case err != nil && k == Damaged:
+	case err != nil && (k == Damaged || k == WrongKey): // of a key that was destroyed: nobody counted it, so nothing needs it
 		s.spoil(ctx, id, err)
 		return 0, nil
 	case err != nil && k == NotFound:
