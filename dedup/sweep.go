@@ -54,7 +54,7 @@ func (c *collection) sweepEmpty(ctx context.Context, kind container.Kind) error 
 	ids := c.pick(func(_ container.ID, j *judged) bool { return j.kind == kind && j.empty() })
 	c.meter.phase("sweep", "containers", int64(len(ids)))
 	for batch := range slices.Chunk(ids, emptyBatch) {
-		if err := c.enough(ctx); err != nil {
+		if err := c.enoughDone(ctx); err != nil {
 			return err
 		}
 		if err := c.sweepBatch(ctx, batch, func(taken []container.ID) error {
@@ -104,6 +104,15 @@ func (c *collection) sweepBatch(ctx context.Context, ids []container.ID, do func
 	return do(taken)
 }
 
+// enoughDone is enough, but for a collection that has not done anything yet: each gets on, however long its mark took.
+func (c *collection) enoughDone(ctx context.Context) error {
+	err := c.enough(ctx)
+	if errors.Is(err, errEnough) && c.report.Deleted+c.report.Copied == 0 {
+		return nil
+	}
+	return err
+}
+
 // remove deletes a condemned container that holds nothing of need any more.
 //
 // INVARIANT G5: the entries of its rows are gone, synced, and nobody finds it, before its blob goes.
@@ -121,7 +130,9 @@ func (c *collection) remove(ctx context.Context, id container.ID) error {
 	c.s.dirs.forget(id)
 	c.find.dirs.forget(id)
 	if err := c.s.blob.Delete(ctx, id.Name()); err != nil && !errors.Is(err, blob.ErrNotExist) {
-		c.s.containers.restore(id, size)
+		if _, gone := c.s.blob.Size(ctx, id.Name()); !errors.Is(gone, blob.ErrNotExist) {
+			c.s.containers.restore(id, size)
+		}
 		return wrap("delete container", id.String(), err)
 	}
 	c.s.damage.drop(func(r *damageRow) bool { return r.Container == id && r.sort != damagedReference }) // nothing needs it
@@ -144,7 +155,7 @@ func (c *collection) copyForward(ctx context.Context, kind container.Kind) error
 			return err
 		}
 		for _, batch := range c.batches(order, round) {
-			if err := c.enough(ctx); err != nil {
+			if err := c.enoughDone(ctx); err != nil {
 				return err
 			}
 			if err := c.s.checkSpace(ctx, c.s.opts.ContainerSize); err != nil {

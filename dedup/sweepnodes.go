@@ -18,7 +18,7 @@ var (
 // sweepNodes takes dead nodes out, all together: condemn, mark again, name them durably, remove their entries. Containers
 // are not deleted here.
 func (c *collection) sweepNodes(ctx context.Context) error {
-	if err := c.enough(ctx); err != nil {
+	if err := stopped(ctx); err != nil {
 		return err
 	}
 	var want []container.ID
