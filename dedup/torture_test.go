@@ -166,6 +166,9 @@ func TestCollectTinyBudget(t *testing.T) {
 		if rep.Complete {
 			return
 		}
+		if rep.Manifests > 0 {
+			t.Fatalf("manifests went before the collection was complete: %+v", rep)
+		}
 	}
 	t.Fatalf("200 collections did not come to an end: %+v", s.Stats())
 }
