@@ -126,7 +126,7 @@ func (c *check) container(ctx context.Context, id container.ID) error {
 	}
 	switch k := kindFromBelow(err); {
 	case err == nil || k == WrongKey:
-		return c.clear(ctx, id, res.Directory, bad, true)
+		return c.clear(ctx, id, bad, true)
 	case k != Damaged && k != NotFound && (k != Other || stopped(ctx) != nil || c.mute == maxMute):
 		return wrap("read container", id.String(), err)
 	case k == Other:
@@ -138,7 +138,7 @@ func (c *check) container(ctx context.Context, id container.ID) error {
 		return nil
 	default:
 		c.s.noteShell(id, res.Directory.Kind(), err)
-		return c.clear(ctx, id, res.Directory, bad, false)
+		return c.clear(ctx, id, bad, false)
 	}
 }
 
@@ -179,7 +179,7 @@ func (s *Store) verify(ctx context.Context, dir *container.Directory, f frame.Fr
 }
 
 // clear takes off the list what proved to be as it should be.
-func (c *check) clear(ctx context.Context, id container.ID, dir *container.Directory, bad map[uint32]error, shell bool) error {
+func (c *check) clear(ctx context.Context, id container.ID, bad map[uint32]error, shell bool) error {
 	s := c.s
 	spoiled := false
 	c.rep.Healthy += s.damage.drop(func(r *damageRow) bool {

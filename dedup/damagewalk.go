@@ -207,6 +207,3 @@ func (w *treeWalk) tell(ctx context.Context, from found, c recipe.Child, why err
 	w.nowhere[c.Digest] = struct{}{}
 	return w.lost(ctx, from, c, why)
 }
-
-// harmed reports what the walk saw of a node.
-func (w *treeWalk) harmed(at found) bool { return w.harm[at.dir.ID()].has(at.slot) }

@@ -98,19 +98,12 @@ func (m *marks) setGone(p place, d *digest.Digest) bool {
 	return true
 }
 
-// isLive and isGone tell a slot's marks.
+// isLive reports whether a slot is marked as live.
 func (m *marks) isLive(p place) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := m.m[p.id]
 	return c != nil && c.live.has(p.slot)
-}
-
-func (m *marks) isGone(p place) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	c := m.m[p.id]
-	return c != nil && c.gone.has(p.slot)
 }
 
 // dirtyOnes returns the containers that were marked since they were compared.

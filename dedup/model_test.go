@@ -60,7 +60,6 @@ type world struct {
 	wasFull atomic.Bool // it was, in this round
 	closing atomic.Bool // the store is being closed or its machine lost power: calls may fail
 	indexes int         // copies of the index of earlier times
-	newest  uint32      // store key
 	names   atomic.Uint64
 	counts  sync.Map // of operations, by name
 

@@ -233,7 +233,7 @@ func (s *Store) resealAll(ctx context.Context, m *meter, rep *ResealReport) erro
 // barrier returns when every object that is being put is there: what is put from now on names the current key.
 func (s *Store) barrier() {
 	s.sealing.Lock()
-	s.sealing.Unlock() //nolint:staticcheck // nothing is guarded: it waits for who holds it
+	defer s.sealing.Unlock() // nothing is guarded: it waits for who holds it
 }
 
 func (s *Store) resealFamily(ctx context.Context, f objectFamily, m *meter, rep *ResealReport) error {
