@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // dataset is what is backed up: a tree, perhaps its next release, and a
@@ -213,6 +215,7 @@ func (b *bench) measure(step, name string, t tool, cmd *exec.Cmd) error {
 	for _, pid := range others() {
 		cpu -= cpuOf(pid)
 	}
+	unix.Sync() // what the tool before has written must not be paid for by this one
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		return err
