@@ -3,6 +3,7 @@ package dedup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,4 +107,33 @@ func TestCheckListsBadSectors(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	mustCompare(t, s, m.ID, tree)
+}
+
+// hiccup fails the first reading of every place, and gives it at the second.
+type hiccup struct {
+	badSectors
+	met map[string]bool
+}
+
+func (h *hiccup) ReadRange(ctx context.Context, name string, p []byte, off int64) error {
+	at := fmt.Sprint(name, " ", off, " ", len(p))
+	if strings.HasPrefix(name, container.Prefix) && h.met != nil && !h.met[at] {
+		h.met[at] = true
+		return syscall.EIO
+	}
+	return h.Store.ReadRange(ctx, name, p, off)
+}
+
+// TestCheckReadsTwice: what the disk gives at the second try is no damage.
+func TestCheckReadsTwice(t *testing.T) {
+	o := memOptions(t)
+	h := &hiccup{badSectors: badSectors{Store: o.Blob}}
+	o.Blob = h
+	s := mustCreate(t, o)
+	mustBackup(t, s, randomTree(newRand(t), 50), 1)
+	h.met = make(map[string]bool)
+	rep, err := s.Check(t.Context(), CheckOptions{Pages: true, Deep: true})
+	if err != nil || len(rep.Found) != 0 || len(h.met) == 0 {
+		t.Fatalf("%+v, %v after %d failed reads", rep.Found, err, len(h.met))
+	}
 }

@@ -3,6 +3,7 @@ package dedup
 import (
 	"context"
 	"errors"
+	"io"
 	"math"
 	"time"
 
@@ -152,13 +153,26 @@ func (c *check) scan(ctx context.Context, id container.ID, bad map[uint32]error)
 		o.Ring = c.s.ring
 		o.Frame = func(d *container.Directory, _ uint32, f frame.Frame) error { return c.s.verify(ctx, d, f) }
 	}
-	res, err := container.Scan(ctx, c.s.blob, id, o)
+	res, err := container.Scan(ctx, secondTry{c.s.blob}, id, o)
 	if errors.Is(err, keys.ErrUnknownKey) {
 		c.rep.Skipped++
 		o.Ring, o.Frame = nil, nil
-		res, err = container.Scan(ctx, c.s.blob, id, o)
+		res, err = container.Scan(ctx, secondTry{c.s.blob}, id, o)
 	}
 	return res, err
+}
+
+// secondTry reads once more what a disk did not give: what it gives then is no damage, and to take a container out of use
+// for a passing fault of a cable would be one.
+type secondTry struct{ blob.Store }
+
+// ReadRange implements blob.Store.
+func (b secondTry) ReadRange(ctx context.Context, name string, p []byte, off int64) error {
+	err := b.Store.ReadRange(ctx, name, p, off)
+	if err == nil || ctx.Err() != nil || errors.Is(err, blob.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	return b.Store.ReadRange(ctx, name, p, off)
 }
 
 // verify decompresses a frame and recomputes its digests, where the domain's key is known.
