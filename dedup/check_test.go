@@ -116,12 +116,25 @@ type hiccup struct {
 }
 
 func (h *hiccup) ReadRange(ctx context.Context, name string, p []byte, off int64) error {
-	at := fmt.Sprint(name, " ", off, " ", len(p))
-	if strings.HasPrefix(name, container.Prefix) && h.met != nil && !h.met[at] {
-		h.met[at] = true
+	if h.fails(name, fmt.Sprint(name, " ", off, " ", len(p))) {
 		return syscall.EIO
 	}
 	return h.Store.ReadRange(ctx, name, p, off)
+}
+
+func (h *hiccup) Size(ctx context.Context, name string) (int64, error) {
+	if h.fails(name, name) {
+		return 0, syscall.EIO
+	}
+	return h.Store.Size(ctx, name)
+}
+
+func (h *hiccup) fails(name, at string) bool {
+	if !strings.HasPrefix(name, container.Prefix) || h.met == nil || h.met[at] {
+		return false
+	}
+	h.met[at] = true
+	return true
 }
 
 // TestCheckReadsTwice: what the disk gives at the second try is no damage.

@@ -169,10 +169,24 @@ type secondTry struct{ blob.Store }
 // ReadRange implements blob.Store.
 func (b secondTry) ReadRange(ctx context.Context, name string, p []byte, off int64) error {
 	err := b.Store.ReadRange(ctx, name, p, off)
-	if err == nil || ctx.Err() != nil || errors.Is(err, blob.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return err
+	if withheld(ctx, err) {
+		err = b.Store.ReadRange(ctx, name, p, off)
 	}
-	return b.Store.ReadRange(ctx, name, p, off)
+	return err
+}
+
+// Size implements blob.Store.
+func (b secondTry) Size(ctx context.Context, name string) (int64, error) {
+	n, err := b.Store.Size(ctx, name)
+	if withheld(ctx, err) {
+		n, err = b.Store.Size(ctx, name)
+	}
+	return n, err
+}
+
+// withheld reports whether an error is one of the disk.
+func withheld(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil && !errors.Is(err, blob.ErrNotExist) && !errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // verify decompresses a frame and recomputes its digests, where the domain's key is known.
