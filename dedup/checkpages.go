@@ -115,6 +115,9 @@ const maxMute = 8
 func (c *check) container(ctx context.Context, id container.ID) error {
 	bad := make(map[uint32]error)
 	res, err := c.scan(ctx, id, bad)
+	if err := stopped(ctx); err != nil {
+		return err // what did not read for that reason is not damaged
+	}
 	if !c.s.containers.has(id) {
 		c.rep.Skipped++
 		return nil // matrix, row 8
