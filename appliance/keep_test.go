@@ -171,21 +171,32 @@ func TestPurge(t *testing.T) {
 	}
 }
 
-// At the high watermark no more is purged than brings the store below the low one.
+// Below the high watermark nothing is purged; above it the first to expire go, and no more than bring the store below the
+// low one; the newest of the task stays whatever the disk says.
 func TestPurgeAtTheWatermark(t *testing.T) {
 	k := keep(t, 4)
 	k.expire(k.sets...)
-	use, err := diskUseOf(k.machine.conf.StoreDir())
-	if err != nil {
-		t.Fatal(err)
+	conf := &k.machine.conf.Store
+	conf.Purge, conf.HighWatermark, conf.LowWatermark = "watermark", 90, 89
+	for _, step := range []struct {
+		name          string
+		use           diskUse
+		deleted, left int
+	}{
+		{"below", diskUse{used: 89, size: 100}, 0, 4},
+		{"a byte too much", diskUse{used: 90, size: 100}, 1, 3},
+		{"far above", diskUse{used: 95 << 40, size: 100 << 40}, 2, 1},
+	} {
+		report, err := k.machine.purgeAt(k.ctx, step.use, func(dedup.Progress) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.Deleted != step.deleted || k.left() != step.left {
+			t.Errorf("%s: %d purged, %d left; want %d and %d", step.name, report.Deleted, k.left(), step.deleted, step.left)
+		}
 	}
-	if use.percent() < 2 {
-		t.Skipf("the file system of the test is %d %% full: no watermark fits", use.percent())
-	}
-	k.machine.conf.Store.Purge = "watermark"
-	k.machine.conf.Store.HighWatermark, k.machine.conf.Store.LowWatermark = 1, 0
-	if n := k.purge(); n != 3 || k.left() != 1 {
-		t.Errorf("far above: %d purged, %d left; want 3 and the newest", n, k.left())
+	if got := k.causes(k.sets[3]); len(got) != 1 || got[0] != api.KeptNewest {
+		t.Errorf("the one that is left is kept for %v", got)
 	}
 }
 

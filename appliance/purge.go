@@ -20,12 +20,17 @@ const purgePause = time.Hour
 // purge deletes savesets whose time is over, the first to expire first. At NEWDAY it deletes all of them, if the
 // configuration says so; where the high watermark is reached, as many as bring the store down to the low one. What they
 // held goes with the next garbage collection.
-func (a *appliance) purge(ctx context.Context, progress func(dedup.Progress)) (out maintenance.PurgeReport, err error) {
-	store, err := a.store.get()
-	if err != nil {
-		return out, err
-	}
+func (a *appliance) purge(ctx context.Context, progress func(dedup.Progress)) (maintenance.PurgeReport, error) {
 	use, err := diskUseOf(a.conf.StoreDir())
+	if err != nil {
+		return maintenance.PurgeReport{}, err
+	}
+	return a.purgeAt(ctx, use, progress)
+}
+
+// purgeAt is purge with a disk that is in use so far.
+func (a *appliance) purgeAt(ctx context.Context, use diskUse, progress func(dedup.Progress)) (out maintenance.PurgeReport, err error) {
+	store, err := a.store.get()
 	if err != nil {
 		return out, err
 	}
