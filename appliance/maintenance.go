@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -80,6 +81,9 @@ func (a *appliance) openSource(ctx context.Context, s maintenance.Source) (maint
 	if err != nil {
 		return nil, err
 	}
+	if _, err := os.Stat(s.Path); err != nil { // OpenDir would make it
+		return nil, fmt.Errorf("there is no store: %w", err)
+	}
 	dir, err := blob.OpenDir(vfs.OS(), s.Path)
 	if err != nil {
 		return nil, err
@@ -87,6 +91,9 @@ func (a *appliance) openSource(ctx context.Context, s maintenance.Source) (maint
 	src, err := dedup.OpenSource(ctx, dedup.Options{Blob: dir, FS: vfs.OS(), Key: key, Logger: a.log, LocalityMemory: int64(a.conf.Store.LocalityMemory)})
 	if err != nil {
 		_ = dir.Close() // the cause is what counts
+		if dedup.KindOf(err) == dedup.NotFound {
+			err = fmt.Errorf("there is no store in this directory; is its disk mounted? (%w)", err)
+		}
 		return nil, err
 	}
 	return source{src, dir}, nil

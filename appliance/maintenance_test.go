@@ -287,6 +287,9 @@ func TestRepairFromAReplica(t *testing.T) {
 	if repair := u.job(api.MaintenanceRequest{Kind: api.MaintenanceRepair, Options: api.MaintenanceOptions{From: from}}); repair.State != api.RunError {
 		t.Errorf("repair from a store that is not there: %+v", repair)
 	}
+	if _, err := os.Stat(from[0].Path); err == nil {
+		t.Error("the repair made the directory that it was to read")
+	}
 	from[0].Path = replica
 	repair := u.succeeds(api.MaintenanceRequest{Kind: api.MaintenanceRepair, Options: api.MaintenanceOptions{From: from}})
 	if r := repair.Report.Repair; r == nil || r.Fetched == 0 || r.Left != 0 {

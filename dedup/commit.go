@@ -20,12 +20,12 @@ func (r *Run) Commit(ctx context.Context, d Draft) (Manifest, error) {
 	r.end.Lock()
 	defer r.end.Unlock()
 	if err := r.alive(); err != nil {
-		return Manifest{}, errors.Join(err, r.leave(ctx, true))
+		return Manifest{}, r.leaveBy(ctx, err, true)
 	}
 	m, err := r.commit(ctx, d)
 	r.failure.CompareAndSwap(nil, r.over("committed"))
 	if err != nil {
-		return Manifest{}, errors.Join(err, r.leave(ctx, false))
+		return Manifest{}, r.leaveBy(ctx, err, false)
 	}
 	r.release()
 	return m, nil
@@ -145,6 +145,14 @@ func (r *Run) Abort(ctx context.Context, reason string) error {
 
 func (r *Run) over(why string) *Error {
 	return &Error{Kind: Closed, Op: "use run", Object: r.opts.ID, Err: errors.New(why)}
+}
+
+// leaveBy ends a run because of an error, and returns it; what leaving it met besides is said only where it is another one.
+func (r *Run) leaveBy(ctx context.Context, err error, failed bool) error {
+	if other := r.leave(ctx, failed); other != nil && other.Error() != err.Error() {
+		return errors.Join(err, other)
+	}
+	return err
 }
 
 // leave ends a run that has no saveset. It needs end held.

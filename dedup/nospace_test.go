@@ -63,6 +63,9 @@ func TestNoSpace(t *testing.T) {
 			c.full()
 			_, err := backup(ctx, s, tree, 2)
 			wantKind(t, err, NoSpace)
+			if lines := strings.Split(err.Error(), "\n"); len(lines) > 1 && lines[0] == lines[1] {
+				t.Errorf("it says everything twice: %v", err)
+			}
 			mustCompare(t, s, m.ID, first)
 			c.room()
 			next, err := backup(ctx, s, tree, 2)
