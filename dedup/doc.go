@@ -53,8 +53,10 @@
 //
 // A collection marks, takes dead nodes out, then sweeps. It keeps one bit per slot of each canonical copy. Its roots are
 // the savesets that are not deleted. What no saveset reaches, deleted ones included, is of a run that broke; while the
-// container is younger than three days it counts as live, and a node among it is a root. Condemning comes before any
-// decision, and every decision is made on marks that are brought up to date after it:
+// container is younger than three days it counts as live, and a node among it is a root. That is not said of a data
+// container in which an earlier collection found all reached, since the store was opened: that one may have taken the
+// nodes out and ended before the chunks. Condemning comes before any decision, and every decision is made on marks that
+// are brought up to date after it:
 //
 //	INVARIANT G1 (final marks): once a container is condemned no run can come to rely on it. Whoever relied on it before
 //	has given its pin back, and a run gives its pins back only after its manifest is known or after it wrote its last node

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	mathrand "math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -297,17 +298,33 @@ func TestCollectIsOneAndStops(t *testing.T) {
 	wantKind(t, err, Closed)
 }
 
-// On a full disk, what is empty goes, and what would have to be copied stays.
+// evenTree has files of one chunk of one size each, so that what goes with some of them does not hang on the draw.
+func evenTree(r *mathrand.Rand, files int) testTree {
+	t := make(testTree)
+	for i := range files {
+		t[fmt.Sprintf("d%02d/f%04d", i%7, i)] = [][]byte{randomBytes(r, 4<<10)}
+	}
+	return t
+}
+
+// without returns a tree less one in n of its files: where they lie in the order of a run, they lie evenly.
+func (t testTree) without(n int) testTree {
+	out := make(testTree)
+	for i, name := range t.names() {
+		if i%n > 0 {
+			out[name] = t[name]
+		}
+	}
+	return out
+}
+
+// On a full disk, what is empty goes, and what would have to be copied stays. When there is room it is copied: the chunks
+// whose nodes went before are not taken for what a broken run left.
 func TestCollectOnAFullDisk(t *testing.T) {
 	s, _, _ := gcStore(t)
 	r := newRand(t)
-	gone, kept := randomTree(r, 40), randomTree(r, 40)
-	half := make(testTree)
-	for i, name := range kept.names() {
-		if i%2 == 0 {
-			half[name] = kept[name]
-		}
-	}
+	gone, kept := evenTree(r, 80), evenTree(r, 80)
+	half := kept.without(2)
 	a, b := mustBackup(t, s, gone, 1), mustBackup(t, s, kept, 1)
 	c := mustBackup(t, s, half, 1)
 	mustDelete(t, s, a.ID)
@@ -315,12 +332,12 @@ func TestCollectOnAFullDisk(t *testing.T) {
 	s.opts.Reserve = math.MaxInt64 // all that is free
 	rep, err := s.Collect(t.Context(), CollectOptions{})
 	wantKind(t, err, NoSpace)
-	if rep.Deleted == 0 || rep.Copied > 0 || rep.Complete || rep.FreedBytes == 0 {
+	if rep.Deleted == 0 || rep.Copied > 0 || rep.Complete || rep.FreedBytes == 0 || rep.Dead != 40 {
 		t.Fatalf("%+v", rep)
 	}
 	mustCompare(t, s, c.ID, half)
 	s.opts.Reserve = 0
-	if rep := mustCollect(t, s, CollectOptions{}); rep.Copied == 0 {
+	if rep := mustCollect(t, s, CollectOptions{}); rep.Copied == 0 || rep.Dead > 0 || rep.Remains > 0 {
 		t.Fatalf("%+v", rep)
 	}
 	mustCompare(t, s, c.ID, half)

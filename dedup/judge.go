@@ -69,7 +69,22 @@ func (c *collection) judgeAll(ctx context.Context) error {
 		return err
 	}
 	c.noteMemory(remains)
-	return c.judgeDirty(ctx)
+	if err := c.judgeDirty(ctx); err != nil {
+		return err
+	}
+	c.settle()
+	return nil
+}
+
+// settle notes the data containers in which every chunk is reached. When this collection has taken dead nodes out and
+// ends before it comes to the chunks below them, nothing reaches those any more, and the next one is to know that no
+// broken run left them.
+func (c *collection) settle() {
+	for _, id := range c.ids {
+		if j := c.old[id]; j.kind == container.Data && !j.damaged && !j.broken {
+			c.s.containers.settle(id)
+		}
+	}
 }
 
 // judgeDirty looks again at containers that were marked since. What is not judged is compared with its marks all the same.
@@ -152,7 +167,7 @@ func (c *collection) judgeChunks(ctx context.Context, dir *container.Directory, 
 		return err
 	}
 	_, gone := c.marks.snapshot(dir.ID())
-	young := c.young(dir)
+	young := c.young(dir) && !c.s.containers.isSettled(dir.ID())
 	j.count(dir, func(slot uint32) rowState {
 		switch {
 		case live.has(slot):

@@ -16,6 +16,7 @@ type containerState struct {
 	damaged   bool  // its directory could not be read
 	moving    int32 // entries of its chunks are being taken over: see takeOver
 	barred    bool  // which of its nodes are dead is not known: it may be read, and nothing of it is had
+	settled   bool  // a collection found every chunk in it reached: none is what a broken run left
 }
 
 // containerSet knows the containers that are live, who pins them and which are condemned. All three stand under one
@@ -191,6 +192,22 @@ func (s *containerSet) isBarred(id container.ID) bool {
 	defer s.mu.Unlock()
 	c, ok := s.m[id]
 	return ok && c.barred
+}
+
+// settle notes that nothing in a data container is what a broken run left.
+func (s *containerSet) settle(id container.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.m[id]; ok {
+		c.settled = true
+	}
+}
+
+func (s *containerSet) isSettled(id container.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.m[id]
+	return ok && c.settled
 }
 
 // remove takes a condemned container out, right before it is deleted.
