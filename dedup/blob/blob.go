@@ -42,7 +42,8 @@ type Store interface {
 	List(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
 	// Size returns the blob's length in bytes, or ErrNotExist.
 	Size(ctx context.Context, name string) (int64, error)
-	// Delete removes a blob, durably; ErrNotExist when there is none.
+	// Delete removes a blob, durably; ErrNotExist when there is none. After either, no blob of that name comes back in a
+	// crash; after any other error one may, though Size does not find it: Delete may be called again.
 	Delete(ctx context.Context, name string) error
 }
 
@@ -51,6 +52,13 @@ type Adopter interface {
 	// Adopt is Put of the whole file at spoolPath, which the caller has synced and closed. On success the file is gone
 	// from its old place; on an error it may or may not be.
 	Adopt(ctx context.Context, name, spoolPath string) error
+}
+
+// Settler is the optional ability to make sure that what is gone stays so, whoever removed it.
+type Settler interface {
+	// Settle makes removals durable: when it returns nil, no blob below prefix that List did not yield before the call comes
+	// back in a crash.
+	Settle(ctx context.Context, prefix string) error
 }
 
 // FreeSpacer is the optional ability to tell how many bytes the backend can still take.

@@ -25,12 +25,15 @@ const (
 const copyBuffer = 1 << 20
 
 // Dir is a Store in a directory: the blob a/b/c is the file root/a/b/c. A blob is written in a directory for temporary
-// files, synced, renamed to its place, and its directory is synced. It also is an Adopter, a FreeSpacer and a Locker.
+// files, synced, renamed to its place, and its directory is synced. It also is an Adopter, a FreeSpacer, a Locker
+// and a Settler.
 type Dir struct {
 	fs    vfs.FS
 	root  string
 	temps atomic.Uint64
 	files *fileCache
+	// removals are synced at once; what could not be is remembered.
+	removals *removals
 
 	mu      sync.Mutex      // guards durable
 	durable map[string]bool // directories that this process synced into their parents
@@ -41,12 +44,13 @@ var (
 	_ Adopter    = (*Dir)(nil)
 	_ FreeSpacer = (*Dir)(nil)
 	_ Locker     = (*Dir)(nil)
+	_ Settler    = (*Dir)(nil)
 )
 
 // OpenDir opens the directory root of fsys as a Store and makes it if it is missing. It takes no lock and touches no
 // blob; Lock must be held by whoever writes.
 func OpenDir(fsys vfs.FS, root string) (*Dir, error) {
-	d := &Dir{fs: fsys, root: filepath.Clean(root), durable: map[string]bool{}}
+	d := &Dir{fs: fsys, root: filepath.Clean(root), durable: map[string]bool{}, removals: newRemovals()}
 	d.files = newFileCache(fsys, maxOpenFiles)
 	if err := vfs.MkdirAllSync(fsys, filepath.Join(d.root, tempDir)); err != nil {
 		return nil, fmt.Errorf("open blob directory: %w", err)
@@ -230,8 +234,9 @@ func (d *Dir) publish(tmp, name string) error {
 		}
 		return err
 	}
-	if err := d.fs.SyncDir(filepath.Dir(final)); err != nil {
+	if err := d.syncDir(filepath.Dir(final)); err != nil {
 		_ = d.fs.Remove(final)
+		d.removals.note(filepath.Dir(final))
 		return err
 	}
 	return nil
@@ -351,22 +356,35 @@ func (d *Dir) Size(ctx context.Context, name string) (int64, error) {
 // Delete implements Store. Directories that become empty stay.
 func (d *Dir) Delete(ctx context.Context, name string) error {
 	if _, err := d.Size(ctx, name); err != nil {
-		return fmt.Errorf("delete: %w", err)
+		return fmt.Errorf("delete: %w", d.goneForGood(name, err))
 	}
 	path := d.path(name)
 	d.files.drop(path)
 	err := d.fs.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = ErrNotExist
+		err = d.goneForGood(name, ErrNotExist)
 	}
 	if err == nil {
-		err = d.fs.SyncDir(filepath.Dir(path))
+		d.removals.note(filepath.Dir(path))
+		err = d.syncDir(filepath.Dir(path))
 	}
 	d.files.drop(path) // a reader may have opened it again meanwhile
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
 	return nil
+}
+
+// goneForGood returns ErrNotExist, where err is that, only when the blob cannot come back: its removal may have failed after
+// the file was gone.
+func (d *Dir) goneForGood(name string, err error) error {
+	if !errors.Is(err, ErrNotExist) {
+		return err
+	}
+	if lost := d.settle(filepath.Dir(d.path(name))); lost != nil {
+		return lost
+	}
+	return err
 }
 
 // FreeSpace implements FreeSpacer.
