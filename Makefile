@@ -23,7 +23,7 @@ RACE  := ./dedup ./dedup/vfs/... ./dedup/blob/... ./dedup/container ./dedup/inde
 CROSS := linux/amd64 linux/arm64 windows/amd64 windows/arm64 darwin/amd64 darwin/arm64 freebsd/amd64 freebsd/arm64
 
 # What the targets need beyond Go, as Debian packages.
-TEST_DEPS  := gcc libc6-dev rsync acl attr e2fsprogs postgresql procps systemd util-linux
+TEST_DEPS  := gcc libc6-dev rsync acl attr e2fsprogs postgresql procps systemd util-linux qemu-utils
 BENCH_DEPS := restic borgbackup xz-utils fuse3 util-linux python3-pyfuse3
 
 .PHONY: help build demo test test-long test-lab test-race test-plain lint cross bench bench-store fuzz install uninstall clean \
@@ -69,7 +69,7 @@ test-lab: deps-test ## the README's commands on a bare Debian 12 (debootstrap, a
 	@appliance/image/lab.sh $(if $(filter short,$(LAB)),short,full)
 
 lint: go ## gofmt, go vet, staticcheck
-	@test -z "$$(gofmt -l api appliance dedup fusefs)" || { gofmt -l api appliance dedup fusefs; echo 'run gofmt -w on these'; exit 1; }
+	@test -z "$$(gofmt -l api appliance dedup fusefs images)" || { gofmt -l api appliance dedup fusefs images; echo 'run gofmt -w on these'; exit 1; }
 	CGO_ENABLED=0 $(GO) vet ./...
 	CGO_ENABLED=0 $(GO) tool staticcheck ./...
 
