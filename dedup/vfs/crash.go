@@ -34,7 +34,7 @@ func (m *Mem) Crash(o CrashOptions) *Mem {
 	c := crasher{o: o, done: map[*memNode]*memNode{}}
 	r := &Mem{root: c.node(m.root), locks: map[string]bool{}, limit: m.limit}
 	for _, n := range c.done {
-		r.used += int64(len(n.data))
+		r.used += n.data.allocated()
 	}
 	return r
 }
@@ -53,7 +53,7 @@ func (c *crasher) node(n *memNode) *memNode {
 	c.done[n] = r
 	if !n.dir {
 		r.data = c.data(n)
-		r.synced = slices.Clone(r.data)
+		r.synced = r.data.clone()
 		return r
 	}
 	r.children = map[string]*memNode{}
@@ -87,26 +87,26 @@ func (c *crasher) names(n *memNode) map[string]*memNode {
 	return names
 }
 
-func (c *crasher) data(n *memNode) []byte {
+func (c *crasher) data(n *memNode) memBytes {
 	switch c.o.Data {
 	case Kept:
-		return slices.Clone(n.data)
+		return n.data.clone()
 	case Lost:
-		return slices.Clone(n.synced)
+		return n.synced.clone()
 	}
 	kept := n.pending
 	if c.o.Rand != nil {
 		kept = slices.DeleteFunc(slices.Clone(kept), func(memWrite) bool { return c.coin() })
 	}
-	b := slices.Clone(n.synced)
+	b := n.synced.clone()
 	for i, w := range kept {
-		if i == len(kept)-1 && w.p != nil {
+		if i == len(kept)-1 && w.kind == memStore {
 			w.p = w.p[:c.cut(len(w.p))]
 			if len(w.p) == 0 {
 				continue
 			}
 		}
-		b = w.apply(b)
+		b.apply(w)
 	}
 	return b
 }

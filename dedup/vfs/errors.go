@@ -15,3 +15,6 @@ func IsNoSpace(err error) bool {
 
 // IsCrossDevice tells whether a rename failed because the new name lies in another file system.
 func IsCrossDevice(err error) bool { return errors.Is(err, syscall.EXDEV) }
+
+// IsInvalid tells whether the file system refuses a call in this form, as those do that cannot write past the cache.
+func IsInvalid(err error) bool { return errors.Is(err, syscall.EINVAL) }

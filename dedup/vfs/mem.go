@@ -26,18 +26,11 @@ type Mem struct {
 // For a directory the same holds of children and synced names.
 type memNode struct {
 	dir      bool
-	data     []byte
-	synced   []byte
+	data     memBytes
+	synced   memBytes
 	pending  []memWrite
 	children map[string]*memNode
 	durable  map[string]*memNode
-}
-
-// memWrite is one write, or a change of length when p is nil.
-type memWrite struct {
-	off  int64
-	p    []byte
-	size int64
 }
 
 func newMemDir() *memNode {
@@ -159,7 +152,7 @@ func (m *Mem) rename(oldname, newname string, replace bool) error {
 	case victim.dir:
 		return pathErr("rename", newname, syscall.EISDIR)
 	case victim != n:
-		m.used -= int64(len(victim.data))
+		m.used -= victim.data.allocated()
 	}
 	delete(from.children, oldbase)
 	to.children[newbase] = n
@@ -178,7 +171,7 @@ func (m *Mem) Remove(name string) error {
 	if n.dir && len(n.children) > 0 {
 		return pathErr("remove", name, syscall.ENOTEMPTY)
 	}
-	m.used -= int64(len(n.data))
+	m.used -= n.data.allocated()
 	delete(p.children, base)
 	return nil
 }
@@ -246,7 +239,7 @@ func (m *Mem) Stat(name string) (fs.FileInfo, error) {
 	if n == nil {
 		return nil, pathErr("stat", name, syscall.ENOENT)
 	}
-	return memInfo{name: path.Base(path.Clean("/" + name)), size: int64(len(n.data)), dir: n.dir}, nil
+	return memInfo{name: path.Base(path.Clean("/" + name)), size: int64(len(n.data.b)), dir: n.dir}, nil
 }
 
 // SyncDir implements FS.

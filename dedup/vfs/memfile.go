@@ -49,13 +49,13 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, pathErr("read", f.name, syscall.EINVAL)
 	}
-	if off >= int64(len(f.n.data)) {
+	if off >= int64(len(f.n.data.b)) {
 		if len(p) == 0 {
 			return 0, nil
 		}
 		return 0, io.EOF
 	}
-	n := copy(p, f.n.data[off:])
+	n := copy(p, f.n.data.b[off:])
 	if n < len(p) {
 		return n, io.EOF
 	}
@@ -76,23 +76,28 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	}
 	p, err := f.fit(p, off)
 	if len(p) > 0 {
-		w := memWrite{off: off, p: slices.Clone(p)}
-		before := len(f.n.data)
-		f.n.data = w.apply(f.n.data)
-		f.n.pending = append(f.n.pending, w)
-		f.m.used += int64(len(f.n.data) - before)
+		f.change(memWrite{kind: memStore, off: off, p: slices.Clone(p)})
 	}
 	return len(p), err
 }
 
+// change makes a change that is not synced. The caller holds mu.
+func (f *memFile) change(w memWrite) {
+	before := f.n.data.allocated()
+	f.n.data.apply(w)
+	f.n.pending = append(f.n.pending, w)
+	f.m.used += f.n.data.allocated() - before
+}
+
 // fit cuts a write to the room that is left. The caller holds mu.
 func (f *memFile) fit(p []byte, off int64) ([]byte, error) {
-	grow := off + int64(len(p)) - int64(len(f.n.data))
-	room := f.m.limit - f.m.used
-	if f.m.limit == 0 || grow <= 0 || grow <= room {
+	if f.m.limit == 0 {
 		return p, nil
 	}
-	keep := max(0, int64(len(p))-(grow-max(0, room)))
+	keep := f.n.data.fits(off, len(p), f.m.limit-f.m.used)
+	if keep == len(p) {
+		return p, nil
+	}
 	return p[:keep], pathErr("write", f.name, syscall.ENOSPC)
 }
 
@@ -102,18 +107,30 @@ func (f *memFile) Truncate(size int64) error {
 	if err := f.check(true); err != nil {
 		return err
 	}
-	w := memWrite{size: size}
-	before := len(f.n.data)
-	f.n.data = w.apply(f.n.data)
-	f.n.pending = append(f.n.pending, w)
-	f.m.used += int64(len(f.n.data) - before)
+	f.change(memWrite{kind: memResize, size: size})
+	return nil
+}
+
+var _ HolePuncher = (*memFile)(nil)
+
+// PunchHole implements HolePuncher.
+func (f *memFile) PunchHole(off, n int64) error {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	if err := f.check(true); err != nil {
+		return err
+	}
+	if off < 0 || n <= 0 {
+		return pathErr("punch hole", f.name, syscall.EINVAL)
+	}
+	f.change(memWrite{kind: memPunch, off: off, size: n})
 	return nil
 }
 
 func (f *memFile) Size() (int64, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
-	return int64(len(f.n.data)), f.check(false)
+	return int64(len(f.n.data.b)), f.check(false)
 }
 
 func (f *memFile) Sync() error {
@@ -123,7 +140,7 @@ func (f *memFile) Sync() error {
 		return err
 	}
 	for _, w := range f.n.pending {
-		f.n.synced = w.apply(f.n.synced)
+		f.n.synced.apply(w)
 	}
 	f.n.pending = nil
 	return nil
@@ -135,26 +152,4 @@ func (f *memFile) Close() error {
 	err := f.check(false)
 	f.closed = true
 	return err
-}
-
-// apply makes the change in b and returns the result, which may be b.
-func (w memWrite) apply(b []byte) []byte {
-	if w.p == nil {
-		return resize(b, w.size)
-	}
-	if end := w.off + int64(len(w.p)); end > int64(len(b)) {
-		b = resize(b, end)
-	}
-	copy(b[w.off:], w.p)
-	return b
-}
-
-func resize(b []byte, size int64) []byte {
-	if size <= int64(len(b)) {
-		return b[:size]
-	}
-	old := len(b)
-	b = slices.Grow(b, int(size)-old)[:size]
-	clear(b[old:])
-	return b
 }

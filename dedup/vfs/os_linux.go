@@ -23,6 +23,42 @@ func (f osFile) StartWrite(off, n int64) error {
 	return nil
 }
 
+var _ DirectWriter = osFile{}
+
+// SetDirect implements DirectWriter.
+func (f osFile) SetDirect(on bool) error {
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err == nil {
+		flags &^= unix.O_DIRECT
+		if on {
+			flags |= unix.O_DIRECT
+		}
+		_, err = unix.FcntlInt(f.Fd(), unix.F_SETFL, flags)
+	}
+	if err != nil {
+		return &os.PathError{Op: "set O_DIRECT", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+var _ HolePuncher = osFile{}
+
+// PunchHole implements HolePuncher (fallocate(2)).
+func (f osFile) PunchHole(off, n int64) error {
+	for {
+		err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
+			err = errors.ErrUnsupported
+		}
+		return &os.PathError{Op: "punch hole", Path: f.Name(), Err: err}
+	}
+}
+
 func renameNew(oldname, newname string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, oldname, unix.AT_FDCWD, newname, unix.RENAME_NOREPLACE)
 	switch {

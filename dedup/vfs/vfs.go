@@ -8,6 +8,8 @@
 package vfs
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 )
@@ -32,6 +34,33 @@ type File interface {
 // less to wait for. It promises nothing about durability.
 type WriteStarter interface {
 	StartWrite(off, n int64) error
+}
+
+// DirectAlign is what address, length and offset of the data must be multiples of that is written past the cache, in bytes.
+const DirectAlign = 4096
+
+// DirectWriter is the optional ability of a File to write past the system's cache: without a copy, and without pushing out
+// what others read.
+type DirectWriter interface {
+	// SetDirect begins or ends it. Meanwhile WriteAt is for aligned data only, see DirectAlign, and may fail so that
+	// IsInvalid tells it where the file system does not do this after all. Not beside WriteAt.
+	SetDirect(on bool) error
+}
+
+// HolePuncher is the optional ability of a File to give back the space of a range: it reads as zeros then, and the file's
+// size stays. Blocks of the file system that the range covers only in part are zeroed and keep their space. An error that
+// wraps errors.ErrUnsupported leaves the bytes as they were. To be durable it needs a Sync, as a write does.
+type HolePuncher interface {
+	PunchHole(off, n int64) error
+}
+
+// PunchHole gives the space of a range of f back, where f can do that.
+func PunchHole(f File, off, n int64) error {
+	p, ok := f.(HolePuncher)
+	if !ok {
+		return fmt.Errorf("punch hole in %s: %w", f.Name(), errors.ErrUnsupported)
+	}
+	return p.PunchHole(off, n)
 }
 
 // FS is a file system. Names are those of the system beneath (for OS) or slash-separated (for Mem). Errors wrap the

@@ -347,3 +347,70 @@ func TestInjection(t *testing.T) {
 		t.Fatal("names of operations")
 	}
 }
+
+// TestPunchHole: a punched range reads as zeros, keeps the file's size, gives its space back, and is lost in a crash that
+// comes before the sync.
+func TestPunchHole(t *testing.T) {
+	each(t, func(t *testing.T, fsys vfs.FS, dir string) {
+		f, err := fsys.Create(filepath.Join(dir, "f"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		full := bytes.Repeat([]byte("x"), 5*4096+100)
+		if _, err := f.WriteAt(full, 0); err != nil {
+			t.Fatal(err)
+		}
+		err = vfs.PunchHole(f, 4000, 2*4096)
+		if errors.Is(err, errors.ErrUnsupported) {
+			t.Skipf("the file system of %s has no holes: %v", dir, err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(full[4000 : 4000+2*4096])
+		got := make([]byte, len(full))
+		if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, full) {
+			t.Fatalf("punched file differs, %v", err)
+		}
+		if n, err := f.Size(); err != nil || n != int64(len(full)) {
+			t.Fatalf("size %d, %v", n, err)
+		}
+	})
+	m := vfs.NewMem()
+	m.SetCapacity(4 * 4096)
+	f, err := m.Create("/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := func(fsys *vfs.Mem, want int64) {
+		t.Helper()
+		if n, _ := fsys.Free("/"); n != want {
+			t.Fatalf("%d bytes free, want %d", n, want)
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(f.Truncate(100 * 4096))
+	free(m, 4*4096)
+	_, err = f.WriteAt(make([]byte, 3*4096), 10*4096+1)
+	must(err)
+	free(m, 0)
+	n, err := f.WriteAt(make([]byte, 2*4096), 13*4096)
+	if n != 4096 || !vfs.IsNoSpace(err) {
+		t.Fatalf("wrote %d on a full disk, %v", n, err)
+	}
+	must(f.Sync())
+	must(vfs.PunchHole(f, 10*4096, 2*4096+1))
+	free(m, 2*4096)
+	must(m.SyncDir("/"))
+	free(m.Crash(vfs.CrashOptions{}), 0)
+	must(f.Sync())
+	free(m.Crash(vfs.CrashOptions{}), 2*4096)
+	must(f.Truncate(0))
+	free(m, 4*4096)
+}

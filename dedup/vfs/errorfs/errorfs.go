@@ -36,11 +36,12 @@ const (
 	OpTruncate
 	OpSync
 	OpClose
+	OpPunch
 )
 
 var opNames = [...]string{OpCreate: "create", OpOpen: "open", OpRename: "rename", OpRemove: "remove", OpMkdir: "mkdir",
 	OpList: "list", OpStat: "stat", OpSyncDir: "syncdir", OpLock: "lock", OpRead: "read", OpWrite: "write",
-	OpTruncate: "truncate", OpSync: "sync", OpClose: "close"}
+	OpTruncate: "truncate", OpSync: "sync", OpClose: "close", OpPunch: "punch"}
 
 func (o Op) String() string {
 	if o == 0 || int(o) >= len(opNames) {
@@ -232,6 +233,13 @@ func (f *errFile) Truncate(size int64) error {
 		return err
 	}
 	return f.File.Truncate(size)
+}
+
+func (f *errFile) PunchHole(off, n int64) error {
+	if err := f.e.before(OpPunch, f.Name()); err != nil {
+		return err
+	}
+	return vfs.PunchHole(f.File, off, n)
 }
 
 func (f *errFile) Sync() error {
