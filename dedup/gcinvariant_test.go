@@ -112,19 +112,13 @@ func TestRunsBesideCollection(t *testing.T) {
 func TestDeadChunksAreHad(t *testing.T) {
 	s, _, _ := gcStore(t)
 	r := newRand(t)
-	old := randomTree(r, 40)
-	kept := make(testTree)
-	for i, name := range old.names() {
-		if i%4 > 0 {
-			kept[name] = old[name]
-		}
-	}
+	old := evenTree(r, 80)
+	kept := old.without(4)
 	a := mustBackup(t, s, old, 1)
 	b := mustBackup(t, s, kept, 1)
 	mustDelete(t, s, a.ID)
-	rep := mustCollect(t, s, CollectOptions{Sparse: 0.1})
-	if rep.Dead == 0 {
-		t.Fatalf("nothing is dead: %+v", rep)
+	if rep := mustCollect(t, s, CollectOptions{Sparse: 0.1}); rep.Dead != 20 {
+		t.Fatalf("the dead chunks did not stay: %+v", rep)
 	}
 	run := sendAll(t, s, old)
 	if st := run.run.Stats(); st.NewBytes > 0 {
@@ -347,13 +341,8 @@ func TestCollectOnAFullDisk(t *testing.T) {
 func TestPlanGoesStale(t *testing.T) {
 	s, _, _ := gcStore(t)
 	r := newRand(t)
-	tree := randomTree(r, 40)
-	half := make(testTree)
-	for i, name := range tree.names() {
-		if i%2 == 0 {
-			half[name] = tree[name]
-		}
-	}
+	tree := evenTree(r, 80)
+	half := tree.without(2)
 	a, b := mustBackup(t, s, tree, 1), mustBackup(t, s, half, 1)
 	v, err := s.View(t.Context(), b.ID)
 	if err != nil {

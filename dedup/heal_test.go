@@ -150,7 +150,7 @@ func TestHealRefusesForeignSource(t *testing.T) {
 func TestHealFromSecondCopy(t *testing.T) {
 	o := memOptions(t)
 	s := mustCreate(t, o)
-	tree := randomTree(newRand(t), 5) // less than a container
+	tree := evenTree(newRand(t), 5) // less than a container
 	one, err := s.Begin(t.Context(), RunOptions{ID: "one"})
 	if err != nil {
 		t.Fatal(err)
