@@ -151,6 +151,7 @@ type savesetEntry struct {
 	leases   int        // guarded by savesetTable.mu
 	deleting bool       // guarded by savesetTable.mu: State says deleted, and that is not durable yet
 	top      uint32     // guarded by change: highest state number in use, valid or not
+	loose    string     // guarded by change: a state whose writing failed, and which may be there all the same
 }
 
 func newSavesetTable() *savesetTable { return &savesetTable{m: make(map[SavesetID]*savesetEntry)} }
@@ -393,7 +394,13 @@ func (s *Store) changeState(ctx context.Context, e *savesetEntry, change func(St
 
 // writeState needs e.change held. It may use the reserve: a deletion is what makes space. A deletion counts in memory
 // before it is written, so that no lease can come in between; it is taken back when it cannot be written.
+//
+// INVARIANT: nothing is written behind a state that failed while that may be there: the next Open would hold what was
+// reported as done against what was not.
 func (s *Store) writeState(ctx context.Context, e *savesetEntry, old, next State) (State, error) {
+	if err := s.dropLoose(ctx, e); err != nil {
+		return State{}, err
+	}
 	id := e.manifest.ID
 	for {
 		e.top++
@@ -401,14 +408,28 @@ func (s *Store) writeState(ctx context.Context, e *savesetEntry, old, next State
 		if !s.sets.setState(e, next) {
 			return State{}, &Error{Kind: InUse, Op: "delete saveset", Object: id.String()}
 		}
-		err := s.putObject(ctx, stateKind, stateName(id, next.Number), next.object(id))
+		name := stateName(id, next.Number)
+		err := s.putObject(ctx, stateKind, name, next.object(id))
 		if err == nil {
 			s.sets.stateIsDurable(e)
 			return next, nil
 		}
 		s.sets.setState(e, old)
 		if !errors.Is(err, blob.ErrExists) {
+			e.loose = name
 			return State{}, err
 		}
 	}
+}
+
+// dropLoose removes what a state that failed may have left, for good. It needs e.change held.
+func (s *Store) dropLoose(ctx context.Context, e *savesetEntry) error {
+	if e.loose == "" {
+		return nil
+	}
+	if err := s.deleteObject(ctx, e.loose); err != nil {
+		return err
+	}
+	e.loose = ""
+	return nil
 }

@@ -1,0 +1,112 @@
+package dedup
+
+import (
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"coffer/dedup/vfs"
+	"coffer/dedup/vfs/errorfs"
+)
+
+// sickDisk is a disk whose operations fail as long as a rule says so.
+type sickDisk struct {
+	mem  *vfs.Mem
+	rule atomic.Pointer[func(op errorfs.Op, name string) bool]
+	met  atomic.Int64 // operations that failed
+}
+
+// Before implements errorfs.Injector.
+func (d *sickDisk) Before(op errorfs.Op, name string) error {
+	if rule := d.rule.Load(); rule != nil && (*rule)(op, name) {
+		d.met.Add(1)
+		return errorfs.ErrInjected
+	}
+	return nil
+}
+
+// fail sets the rule; nil: all works.
+func (d *sickDisk) fail(rule func(op errorfs.Op, name string) bool) {
+	d.met.Store(0)
+	if rule == nil {
+		d.rule.Store(nil)
+		return
+	}
+	d.rule.Store(&rule)
+}
+
+// failBelow has the given kinds of operation fail on what lies below a directory of the store.
+func (d *sickDisk) failBelow(prefix string, ops ...errorfs.Op) {
+	d.fail(func(op errorfs.Op, name string) bool {
+		for _, o := range ops {
+			if o == op && strings.HasPrefix(name+"/", "/store/"+prefix) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// sickStore is a store with a clock on a sick disk, which works so far.
+func sickStore(t testing.TB) (*Store, Options, *testClock, *sickDisk) {
+	t.Helper()
+	d := &sickDisk{mem: newMem(t)}
+	o := testOptions(t, errorfs.Wrap(d.mem, d), "/", filepath.Join(t.TempDir(), "index"))
+	clock := newTestClock()
+	o.Now = clock.now
+	return mustCreate(t, o), o, clock, d
+}
+
+// afterPowerLoss opens the store that a loss of power leaves now, with the index lost.
+func (d *sickDisk) afterPowerLoss(t testing.TB, o Options, fate vfs.Fate) *Store {
+	t.Helper()
+	lost := testOptions(t, d.mem.Crash(vfs.CrashOptions{Data: fate, Entries: fate}), "/", filepath.Join(t.TempDir(), "index"))
+	lost.Now, lost.ContainerSize = o.Now, o.ContainerSize
+	return mustOpen(t, lost)
+}
+
+// A deletion that failed, and whose object is on the disk all the same, does not win over the lock that came after it and
+// was acknowledged.
+func TestStateThatFailsAfterwards(t *testing.T) {
+	lock := func(s *Store, id SavesetID) error {
+		_, err := s.SetState(t.Context(), id, func(st State) State { st.Locked = true; return st })
+		return err
+	}
+	for name, fails := range map[string][]errorfs.Op{
+		"it stays":                     {errorfs.OpSyncDir, errorfs.OpRemove},
+		"its removal is not synced":    {errorfs.OpSyncDir},
+		"it is asked for in vain, too": {errorfs.OpSyncDir, errorfs.OpRemove, errorfs.OpStat},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, o, _, disk := sickStore(t)
+			tree := randomTree(newRand(t), 10)
+			m := mustBackup(t, s, tree, 1)
+			if err := lock(s, m.ID); err != nil { // the directory of its states is there
+				t.Fatal(err)
+			}
+			if _, err := s.SetState(t.Context(), m.ID, func(st State) State { st.Locked = false; return st }); err != nil {
+				t.Fatal(err)
+			}
+			disk.failBelow(statePrefix, fails[:min(2, len(fails))]...) // it is asked first whether the name is free
+			if err := s.Delete(t.Context(), m.ID, "test"); err == nil {
+				t.Fatal("the deletion does not fail")
+			}
+			disk.failBelow(statePrefix, fails...)
+			if err := lock(s, m.ID); err == nil {
+				t.Fatal("a lock is acknowledged behind a deletion that may be there")
+			}
+			disk.fail(nil)
+			if err := lock(s, m.ID); err != nil {
+				t.Fatal(err)
+			}
+			for _, fate := range []vfs.Fate{vfs.Lost, vfs.Kept} {
+				again := disk.afterPowerLoss(t, o, fate)
+				mustCompare(t, again, m.ID, tree)
+				if got, err := again.Saveset(t.Context(), m.ID); err != nil || !got.State.Locked || got.State.Deleted {
+					t.Errorf("entries %v: state %+v, %v", fate, got.State, err)
+				}
+			}
+		})
+	}
+}
