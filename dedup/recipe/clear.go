@@ -97,7 +97,7 @@ func (p *clearPart) head(rec []byte) error {
 		return fail(Malformed, "record of %d bytes begins with %x", len(rec), rec[:min(len(rec), 4)])
 	}
 	p.kind, p.level = Kind(rec[1]), rec[2]
-	if p.kind < DirLeaf || p.kind > SideInner {
+	if !p.kind.known() {
 		return fail(UnknownField, "%v", p.kind)
 	}
 	if p.kind.Inner() != (p.level > 0) || p.level > MaxLevel {
@@ -159,6 +159,8 @@ func (p *clearPart) fits(n, nodes int, sum uint64) bool {
 		return nodes == 0 && t.Entries > 0 && t.Entries >= uint64(n) && t.Bytes >= sum
 	case SideLeaf:
 		return n == 0 && t.Bytes == 0
+	case ImageLeaf, ImageInner:
+		return p.fitsImage(n, nodes) && t.Bytes >= sum
 	default:
 		return n > 0 && nodes == n && t.Bytes == sum && t.Entries >= uint64(n)
 	}
@@ -172,6 +174,8 @@ func (p *clearPart) fitsSealed(n, nodes int, sum uint64) bool {
 		return t.Bytes >= sum
 	case StreamLeaf:
 		return nodes == 0 && t.Entries > 0 && t.Entries >= uint64(n) && t.Bytes >= uint64(n)
+	case ImageLeaf:
+		return p.fitsImage(n, nodes) && t.Bytes >= uint64(n)
 	}
 	return n == 0 && t.Bytes == 0
 }

@@ -38,6 +38,7 @@ const (
 	OneChunk   ContentKind = 1 // a file of one data chunk
 	StreamTree ContentKind = 2 // a file of several extents
 	DirTree    ContentKind = 3 // a directory's nodes
+	ImageTree  ContentKind = 4 // a disk image: a file of chunks of one size
 )
 
 func (k ContentKind) String() string {
@@ -50,8 +51,21 @@ func (k ContentKind) String() string {
 		return "stream tree"
 	case DirTree:
 		return "directory tree"
+	case ImageTree:
+		return "image tree"
 	}
 	return "content kind(invalid)"
+}
+
+// root returns the leaf kind of the tree that content of kind k is.
+func (k ContentKind) root() Kind {
+	switch k {
+	case StreamTree:
+		return StreamLeaf
+	case ImageTree:
+		return ImageLeaf
+	}
+	return DirLeaf
 }
 
 // Content is the content of an entry: a chunk, or the root node of a tree.

@@ -48,7 +48,7 @@ func contentOK(mode uint32, k ContentKind) bool {
 	case ModeDir:
 		return k == DirTree
 	case ModeRegular:
-		return k <= StreamTree
+		return k <= StreamTree || k == ImageTree
 	}
 	return k == NoContent
 }
@@ -115,7 +115,7 @@ func (e *Entry) sizeOK() bool {
 	switch e.Content.Kind {
 	case OneChunk:
 		return e.Size > 0 && e.Size <= MaxChunkLen
-	case StreamTree:
+	case StreamTree, ImageTree:
 		return e.Size > 0 && e.Size <= MaxTotal
 	}
 	return e.Size == 0

@@ -7,7 +7,7 @@ import (
 
 // The field mask of an entry. Part of the format: a field's bit is set exactly when the field is not zero.
 const (
-	maskContent   = 0x003 // the ContentKind
+	maskContent   = 0x003 // the ContentKind, but for an ImageTree
 	maskNsec      = 0x004
 	maskUID       = 0x008
 	maskGID       = 0x010
@@ -16,11 +16,12 @@ const (
 	maskLinkGroup = 0x080
 	maskRdev      = 0x100
 	maskFlags     = 0x200
-	maskKnown     = 0x3ff
+	maskImage     = 0x400 // an ImageTree; the bits of maskContent are not set then
+	maskKnown     = 0x7ff
 )
 
 func (e *Entry) mask() uint64 {
-	m := uint64(e.Content.Kind)
+	m := contentMask(e.Content.Kind)
 	set := func(bit uint64, on bool) {
 		if on {
 			m |= bit
@@ -35,6 +36,22 @@ func (e *Entry) mask() uint64 {
 	set(maskRdev, e.Rdev != 0)
 	set(maskFlags, e.Flags != 0)
 	return m
+}
+
+func contentMask(k ContentKind) uint64 {
+	if k == ImageTree {
+		return maskImage
+	}
+	return uint64(k)
+}
+
+// maskedContent is the content kind that a mask says; one that no writer makes is an unknown kind.
+func maskedContent(m uint64) ContentKind {
+	k := ContentKind(m & maskContent)
+	if m&maskImage != 0 {
+		k += ImageTree
+	}
+	return k
 }
 
 // addEntry appends a checked entry to a directory leaf: its body bytes and its children.
@@ -58,8 +75,8 @@ func (p *pending) addEntry(e *Entry, below Totals) {
 		b = e.appendRare(b, m)
 	}
 	switch e.Content.Kind {
-	case OneChunk, StreamTree:
-		p.addChild(&Child{Digest: e.Content.Digest, Node: e.Content.Kind == StreamTree, Length: e.Size})
+	case OneChunk, StreamTree, ImageTree:
+		p.addChild(&Child{Digest: e.Content.Digest, Node: e.Content.Kind != OneChunk, Length: e.Size})
 	case DirTree:
 		b = appendUvarint(b, below.Entries)
 		p.addChild(&Child{Digest: e.Content.Digest, Node: true, Length: below.Bytes})
@@ -144,7 +161,7 @@ func (r *entryReader) next(e *Entry, below *Totals) error {
 	*e, *below = Entry{}, Totals{}
 	c := &r.body
 	m := c.uvarint()
-	if m&^maskKnown != 0 {
+	if m&^maskKnown != 0 || maskedContent(m) > ImageTree {
 		return fail(UnknownField, "field mask 0x%x of an entry", m)
 	}
 	from, to := c.span(MaxName)
@@ -168,7 +185,7 @@ func (r *entryReader) next(e *Entry, below *Totals) error {
 	if m&(maskTarget|maskLinkGroup|maskRdev|maskFlags) != 0 {
 		r.rare(e, m)
 	}
-	if err := r.content(e, below, ContentKind(m&maskContent)); err != nil {
+	if err := r.content(e, below, maskedContent(m)); err != nil {
 		return err
 	}
 	if m&maskXattrs != 0 {

@@ -25,7 +25,7 @@ const (
 	MaxXattrBytes = 512 << 10
 )
 
-// Kind is what a node describes. Part of the format. The numbers from 16 are reserved for images.
+// Kind is what a node describes. Part of the format.
 type Kind uint8
 
 // The kinds.
@@ -36,6 +36,9 @@ const (
 	StreamInner Kind = 4 // nodes of a file or stream
 	SideLeaf    Kind = 5 // side rows
 	SideInner   Kind = 6 // nodes of a side stream
+
+	ImageLeaf  Kind = 16 // chunks of a disk image
+	ImageInner Kind = 17 // nodes of a disk image
 )
 
 func (k Kind) String() string {
@@ -52,12 +55,24 @@ func (k Kind) String() string {
 		return "side leaf"
 	case SideInner:
 		return "side inner node"
+	case ImageLeaf:
+		return "image leaf"
+	case ImageInner:
+		return "image inner node"
 	}
 	return fmt.Sprintf("kind(0x%02x)", uint8(k))
 }
 
 // Inner reports whether nodes of this kind have nodes of the same tree as children.
-func (k Kind) Inner() bool { return k == DirInner || k == StreamInner || k == SideInner }
+func (k Kind) Inner() bool {
+	return k == DirInner || k == StreamInner || k == SideInner || k == ImageInner
+}
+
+// known reports whether k is a kind of the format.
+func (k Kind) known() bool { return k >= DirLeaf && k <= SideInner || k.image() }
+
+// image reports whether k is a kind of a disk image.
+func (k Kind) image() bool { return k == ImageLeaf || k == ImageInner }
 
 // leaf returns the leaf kind of k's tree.
 func (k Kind) leaf() Kind {
@@ -80,7 +95,8 @@ type Child struct {
 //
 // For a directory, Entries counts all entries below it, in subdirectories too, and Bytes sums the sizes of the
 // regular files among them. For a stream, Entries counts extents and Bytes is its length. For a side stream,
-// Entries counts rows and Bytes is 0.
+// Entries counts rows and Bytes is 0. For a disk image, Entries counts its chunks, which holes are not, and Bytes is its
+// length.
 type Totals struct {
 	Entries uint64 `json:"entries"`
 	Bytes   uint64 `json:"bytes"`

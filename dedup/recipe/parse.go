@@ -37,6 +37,8 @@ func (p *clearPart) checkBody() error {
 		t, err = p.checkExtents()
 	case SideLeaf:
 		t, err = p.checkRows()
+	case ImageLeaf, ImageInner:
+		t, err = p.checkImage()
 	default:
 		t, err = p.checkBranches()
 	}
@@ -116,8 +118,11 @@ func CheckChild(parent *Node, i int, child *Node) error {
 		return nil
 	}
 	p := clearOf(parent)
-	if parent.Kind == DirLeaf {
+	switch parent.Kind {
+	case DirLeaf:
 		return p.checkSubtree(i, child)
+	case ImageInner:
+		return p.checkImageChild(i, child)
 	}
 	return p.checkBranch(i, child)
 }
@@ -126,7 +131,7 @@ func mayHold(parent, child *Node) bool {
 	if parent.Kind.Inner() {
 		return child.Kind.leaf() == parent.Kind.leaf() && child.Level+1 == parent.Level
 	}
-	return parent.Kind == DirLeaf && child.Kind <= StreamInner
+	return parent.Kind == DirLeaf && child.Kind.leaf() != SideLeaf
 }
 
 // clearOf makes a clearPart of a parsed node again.
@@ -195,10 +200,7 @@ func (p *clearPart) checkSubtree(i int, child *Node) error {
 		if at != i || e.Content.Kind < StreamTree {
 			continue
 		}
-		want := DirLeaf
-		if e.Content.Kind == StreamTree {
-			want = StreamLeaf
-		}
+		want := e.Content.Kind.root()
 		if child.Kind.leaf() != want || e.Content.Kind == DirTree && child.Totals != below {
 			return fail(Mismatch, "%q is %v of %d entries, its node is a %v of %d",
 				r.name, e.Content.Kind, below.Entries, child.Kind, child.Totals.Entries)

@@ -17,7 +17,8 @@ type StreamIter struct {
 	leafy   bool // leaf is being read
 	opened  bool // the root was read
 	done    bool
-	offset  uint64 // of the next extent
+	offset  uint64     // of the next extent
+	image   *imageIter // of an ImageTree, when the root was read
 	err     error
 }
 
@@ -41,7 +42,11 @@ func (it *StreamIter) Next(ctx context.Context) (Extent, error) {
 }
 
 func (it *StreamIter) next(ctx context.Context, x *Extent) error {
-	if it.content.Kind != StreamTree {
+	switch it.content.Kind {
+	case StreamTree:
+	case ImageTree:
+		return it.nextOfImage(ctx, x)
+	default:
 		return it.flat(x)
 	}
 	for {
@@ -60,6 +65,28 @@ func (it *StreamIter) next(ctx context.Context, x *Extent) error {
 			return err
 		}
 	}
+}
+
+// nextOfImage is next for a disk image.
+func (it *StreamIter) nextOfImage(ctx context.Context, x *Extent) error {
+	if it.done {
+		return io.EOF
+	}
+	if err := it.openImage(ctx); err != nil {
+		return err
+	}
+	return it.image.extent(ctx, x)
+}
+
+func (it *StreamIter) openImage(ctx context.Context) error {
+	if it.image != nil {
+		return nil
+	}
+	m, err := OpenImage(ctx, it.d.src, it.content, it.size)
+	if err == nil {
+		it.image = &imageIter{m: m}
+	}
+	return err
 }
 
 // flat is next for content without nodes.
@@ -119,14 +146,26 @@ func (it *StreamIter) Seek(ctx context.Context, off uint64) error {
 	it.d.reset()
 	it.leafy, it.opened, it.offset, it.err = false, false, 0, nil
 	it.done = off >= it.size
-	if it.content.Kind != StreamTree {
-		return nil
+	switch it.content.Kind {
+	case StreamTree:
+		it.err = it.seek(ctx, off)
+	case ImageTree:
+		it.err = it.seekImage(ctx, off)
 	}
-	it.err = it.seek(ctx, off)
 	if it.err == io.EOF {
 		return nil
 	}
 	return it.err
+}
+
+func (it *StreamIter) seekImage(ctx context.Context, off uint64) error {
+	if it.done {
+		return io.EOF
+	}
+	if err := it.openImage(ctx); err != nil {
+		return err
+	}
+	return it.image.seek(ctx, off)
 }
 
 func (it *StreamIter) seek(ctx context.Context, off uint64) error {
