@@ -27,17 +27,30 @@ type layoutScale struct {
 	// doubt is for how long nothing is said against a container that a run met: it reads on, and cannot know how much of
 	// the container follows.
 	doubt uint64
+	// calm is how many containers a window may lie in without anything being done about it.
+	calm int
 }
 
-// defaultLayout has the window that the cache of decoded frames holds.
-func defaultLayout() layoutScale { return layoutScale{window: 64 << 20, step: 4 << 20, doubt: 4 << 20} }
+// meeting is when a run met a container, and how much it has of it.
+type meeting struct {
+	since uint64 // value of layout.bytes before
+	given uint64
+}
+
+// defaultLayout has the window that the cache of decoded frames holds. To go to another container costs a disk about as much
+// as to read a MiB on: what lies calm is read back in five quarters of the time that it would take out of one container, at
+// the most, and to store it anew would buy too little. Calm are 0.25 switches a MiB, half of what aged data is held to.
+func defaultLayout() layoutScale {
+	return layoutScale{window: 64 << 20, step: 4 << 20, doubt: 4 << 20, calm: 16}
+}
 
 // layout follows where the data lies that a run has, in the order in which the run asks for it, and picks what is stored
 // anew.
 //
-// Of the window that was read last, the containers that give least to it, up to 5 % of it together, are thin. A chunk that
-// lies in one is stored anew, as long as that is at most 5 % of all that the run has. The answer depends on nothing but the
-// questions before it, their order, and where the chunks lie.
+// The gain is counted before anything is spent: what a container gives to the window that was read last, stored anew, saves
+// a reader one switch there. So of the containers that the window lies in beyond the calm number, those that give least to
+// it, up to 5 % of it together, are thin. A chunk that lies in one is stored anew, as long as that is at most 5 % of all that
+// the run has. The answer depends on nothing but the questions before it, their order, and where the chunks lie.
 type layout struct {
 	scale   layoutScale
 	rewrite bool
@@ -50,7 +63,7 @@ type layout struct {
 	moves     map[digest.Digest]container.ID // answered "missing" though there, not sealed yet, and where they lie
 	steps     []map[container.ID]uint64      // the window: bytes of each container; the last step is open
 	shares    map[container.ID]uint64        // the window summed up
-	since     map[container.ID]uint64        // value of bytes when a container was met first
+	met       map[container.ID]meeting       // what was met of each container
 	thin      uint64                         // the most bytes that a thin container gives to the window, as of the last full step
 	open      uint64                         // bytes of the open step
 	window    uint64                         // bytes of all steps
@@ -61,7 +74,7 @@ type layout struct {
 
 func newLayout(rewrite bool) *layout {
 	return &layout{scale: defaultLayout(), rewrite: rewrite, own: make(map[container.ID]struct{}), moves: make(map[digest.Digest]container.ID),
-		steps: []map[container.ID]uint64{{}}, shares: make(map[container.ID]uint64), since: make(map[container.ID]uint64),
+		steps: []map[container.ID]uint64{{}}, shares: make(map[container.ID]uint64), met: make(map[container.ID]meeting),
 		reading: make(map[container.ID]struct{})}
 }
 
@@ -97,10 +110,10 @@ func (l *layout) asked(d digest.Digest, id container.ID, n uint64) (anew bool) {
 
 // worth needs mu held.
 func (l *layout) worth(d digest.Digest, id container.ID, n uint64) bool {
-	if !l.rewrite || (l.rewritten+n)*rewriteShare > l.bytes || len(l.moves) >= maxMoves {
+	if !l.rewrite || l.thin == 0 || (l.rewritten+n)*rewriteShare > l.bytes || len(l.moves) >= maxMoves {
 		return false
 	}
-	if since, seen := l.since[id]; !seen || l.bytes-since < l.scale.doubt || l.gives(id) > l.thin {
+	if m, seen := l.met[id]; !seen || l.bytes-m.since < l.scale.doubt || l.gives(id) > l.thin {
 		return false
 	}
 	_, own := l.own[id]
@@ -131,13 +144,17 @@ func (l *layout) count(id container.ID, n uint64) {
 
 // age moves the window on. It needs mu held.
 func (l *layout) age(id container.ID, n uint64) {
+	since := l.bytes
 	l.bytes += n
 	if !l.rewrite {
 		return
 	}
-	if _, seen := l.since[id]; !seen {
-		l.since[id] = l.bytes
+	m, seen := l.met[id]
+	if !seen {
+		m.since = since
 	}
+	m.given += n
+	l.met[id] = m
 	l.shares[id] += n
 	l.steps[len(l.steps)-1][id] += n
 	l.window += n
@@ -162,15 +179,22 @@ func (l *layout) endStep() {
 	l.steps = append(l.steps, make(map[container.ID]uint64))
 }
 
-// gives returns what a container gives to a whole window, to judge by as much as was seen since it was met. It needs mu
-// held.
+// gives returns what a container gives to a whole window, to judge by as much as was seen since it was met: by this window
+// or by all, whichever says more. One that gave much before, and is met again, may go on. It needs mu held.
 func (l *layout) gives(id container.ID) uint64 {
-	seen := min(max(l.bytes-l.since[id], 1), l.scale.window)
-	return l.shares[id] * l.scale.window / seen
+	m := l.met[id]
+	seen := max(l.bytes-m.since, 1)
+	now := l.shares[id] * l.scale.window / min(seen, l.scale.window)
+	return max(now, uint64(float64(m.given)*float64(l.scale.window)/float64(seen)))
 }
 
-// thinnest returns what those containers give at most that give least and make 5 % of the window. It needs mu held.
+// thinnest returns what those containers give at most that give least, are too many, and make 5 % of the window. It needs mu
+// held.
 func (l *layout) thinnest() (thin uint64) {
+	tooMany := len(l.shares) - l.scale.calm
+	if tooMany <= 0 {
+		return 0
+	}
 	type one struct{ gives, bytes uint64 }
 	all := make([]one, 0, len(l.shares))
 	for id, n := range l.shares {
@@ -180,7 +204,7 @@ func (l *layout) thinnest() (thin uint64) {
 	}
 	slices.SortFunc(all, func(a, b one) int { return cmp.Or(cmp.Compare(a.gives, b.gives), cmp.Compare(a.bytes, b.bytes)) })
 	sum, room := uint64(0), (l.window+l.bytes)/rewriteShare-l.rewritten // what was not used by now may be used now
-	for _, c := range all {
+	for _, c := range all[:min(tooMany, len(all))] {
 		if c.gives > l.scale.window/rewriteShare || sum > room {
 			break
 		}

@@ -89,9 +89,53 @@ func TestRewriteCurve(t *testing.T) {
 	}
 }
 
+// TestRewriteCalm holds that a run spends nothing where there is little to gain: on data of few generations.
+func TestRewriteCalm(t *testing.T) {
+	r := mathrand.New(mathrand.NewPCG(3, 4))
+	a := &agedImage{at: make([]container.ID, 1<<30/simBlock)}
+	for gen := range 6 {
+		changed := make(map[int]bool)
+		for gen > 0 && len(changed) < len(a.at)/20 {
+			changed[r.IntN(len(a.at))] = true
+		}
+		if _, anew := a.generation(changed, true); anew > 0 {
+			t.Errorf("generation %d stores %.1f %% anew", gen, 100*anew)
+		}
+	}
+}
+
+// TestRewriteCopies holds that what the run meets a second time, as a copy of an earlier file, is not torn out of its
+// container because the window has nothing else of that.
+func TestRewriteCopies(t *testing.T) {
+	l, block := newLayout(true), 0
+	ask := func(container container.ID, blocks int) (anew int) {
+		for range blocks {
+			if block++; l.asked(blockDigest(block), container, simBlock) {
+				anew++
+			}
+		}
+		return anew
+	}
+	for i := range uint32(8) {
+		if n := ask(container.MakeID(1, i), 512); n > 0 {
+			t.Fatalf("%d blocks of what lies in order are stored anew", n)
+		}
+	}
+	scattered := 0
+	for i := range uint32(2048) {
+		scattered += ask(container.MakeID(2, i%40), 1)
+	}
+	if scattered == 0 {
+		t.Fatal("nothing is stored anew of what lies scattered")
+	}
+	if n := ask(container.MakeID(1, 0), 64); n > 0 {
+		t.Errorf("%d of 64 blocks of a copy are stored anew", n)
+	}
+}
+
 // smallLayout is for stores with containers of 128 KiB.
 func smallLayout() layoutScale {
-	return layoutScale{window: 256 << 10, step: 16 << 10, doubt: 16 << 10}
+	return layoutScale{window: 256 << 10, step: 16 << 10, doubt: 16 << 10, calm: 3}
 }
 
 // agedTree has one directory of files of one chunk each, of which some change.

@@ -14,7 +14,7 @@ const (
 	imageBlock  = 64 << 10
 	imageExtent = 64 // blocks of the longest change in an image: 4 MiB
 	// switchCeiling is what data aged so may reach at most, in containers a MiB of a window of 64 MiB: without rewriting a
-	// window comes to lie in one container of each generation, 0.8; with it the curve is flat from the 15th on.
+	// window comes to lie in one container of each generation, 0.8; with it the curve bends at 0.3.
 	switchCeiling = 0.5
 )
 
