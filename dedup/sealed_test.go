@@ -188,6 +188,10 @@ func TestSealedCollect(t *testing.T) {
 		tree = tree.mutate(r)
 		mustDelete(t, s, task.backup(t, s, marked(r)).ID)
 	}
+	whole := evenTree(r, 80)
+	gone, half := task.backup(t, s, whole), whole.without(2) // its containers are copied
+	kept, trees = append(kept, task.backup(t, s, half)), append(trees, half)
+	mustDelete(t, s, gone.ID)
 	clock.advance(96 * time.Hour)
 	report := mustCollect(t, s, CollectOptions{Sparse: 0.99})
 	if report.Copied == 0 || report.Deleted == 0 {
