@@ -10,6 +10,8 @@ import (
 const (
 	TaskPath   = "path"
 	TaskStream = "stream"
+	// TaskLibvirt is a virtual machine of a KVM host.
+	TaskLibvirt = "libvirt"
 )
 
 // Task is WHAT is backed up.
@@ -30,6 +32,30 @@ type TaskOptions struct {
 	PostCommand   []string `json:"post_command,omitempty"`
 	// Seal is set for an encrypted task.
 	Seal *TaskSeal `json:"seal,omitempty"`
+	// Mover is the client whose agent reads for the task (the data mover); empty: the task's own client.
+	Mover string `json:"mover,omitempty"`
+	// Libvirt is set for tasks of that type.
+	Libvirt *TaskMachine `json:"libvirt,omitempty"`
+}
+
+// TaskMachine is the virtual machine of a task of type libvirt.
+type TaskMachine struct {
+	URI          string   `json:"uri,omitempty"` // of the libvirtd; empty: the worker's own
+	UUID         string   `json:"uuid,omitempty"`
+	Domain       string   `json:"domain,omitempty"` // its name
+	ExcludeDisks []string `json:"exclude_disks,omitempty"`
+	Quiesce      string   `json:"quiesce,omitempty"`
+	ScratchDir   string   `json:"scratch_dir,omitempty"`
+	// Generated says that the task was made for a domain that was found, and goes with it.
+	Generated bool `json:"generated,omitempty"`
+}
+
+// Worker is the client whose agent carries the task out.
+func (t Task) Worker() string {
+	if t.Options.Mover != "" {
+		return t.Options.Mover
+	}
+	return t.Client
 }
 
 // TaskSeal is how a task is encrypted: by a key that only the client has, in a dedup domain that only this task writes.
@@ -81,6 +107,18 @@ func (c *Catalog) AddTask(ctx context.Context, t Task) (Task, error) {
 	err = c.exec(ctx, "add task "+t.Name, nil, `INSERT INTO tasks (name, client, type, pool, options, created_at) VALUES (?, ?, ?, ?, ?, ?)`,
 		t.Name, t.Client, t.Type, t.Pool, options, micros(t.CreatedAt))
 	return t, err
+}
+
+// SetTaskOptions changes what a task does; its name, client, type and pool stay. KindNotFound.
+func (c *Catalog) SetTaskOptions(ctx context.Context, name string, o TaskOptions) error {
+	op := "change task " + name
+	options, err := toJSON(o)
+	if err != nil {
+		return c.fail(op, err)
+	}
+	return c.write(ctx, op, func(tx *sql.Tx) error {
+		return execOne(ctx, tx, failf(KindNotFound, "%s", op), `UPDATE tasks SET options = ? WHERE name = ?`, options, name)
+	})
 }
 
 // RemoveTask removes a task; its savesets and runs stay. KindNotFound; KindInUse while a run of it has not ended.

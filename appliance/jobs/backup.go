@@ -30,7 +30,7 @@ func (m *Manager) StartBackup(ctx context.Context, req BackupRequest) (Info, err
 	if err != nil {
 		return Info{}, err
 	}
-	if err := m.admit(ctx, task.Client); err != nil {
+	if err := m.admit(ctx, task.Worker()); err != nil {
 		return Info{}, err
 	}
 	if _, err := m.openStore(); err != nil {
@@ -47,6 +47,7 @@ type backup struct {
 	pool     catalog.Pool
 	key      string // SourceKey
 	decision Decision
+	chain    chainRuns
 	sealing  sealing
 	store    Store
 	into     StoreRun
@@ -102,6 +103,7 @@ func (b *backup) prepare(requested Level) (err error) {
 		return err
 	}
 	b.decision = Decide(b.task.Type, requested, b.key, sets, harmed)
+	b.chain = chainOf(sets)
 	if b.decision.Reason == ReasonChainBroken && len(harmed) > 0 {
 		b.note(sms.SeverityInfo, "chain_broken", "a saveset of the chain is damaged: everything is read and sent that is missed")
 	}
@@ -195,7 +197,7 @@ func (b *backup) activate() error {
 
 func (b *backup) runOptions() ingest.RunOptions {
 	d := b.sealing.domain
-	opts := ingest.RunOptions{ID: b.id, Client: b.task.Client, Token: sms.NewToken(), Sink: b, Domain: d.ID, Key: d.Key, Chunking: d.Chunking,
+	opts := ingest.RunOptions{ID: b.id, Client: b.task.Worker(), Token: sms.NewToken(), Sink: b, Domain: d.ID, Key: d.Key, Chunking: d.Chunking,
 		Store: timedStore{b.into, &b.watch}}
 	if b.view != nil {
 		m := b.view.Manifest()
@@ -213,6 +215,7 @@ func (b *backup) order(token sms.Token) sms.Order {
 	for _, path := range o.Sources {
 		order.Sources = append(order.Sources, sms.Path(path))
 	}
+	order.Libvirt = b.machine()
 	out := sms.Order{ID: b.id, Kind: sms.OrderBackup, Backup: order}
 	orderSealed(&out, b.task)
 	return out
@@ -225,7 +228,7 @@ func (m *Manager) order(r *run, opts ingest.RunOptions, make func(sms.Token) sms
 		return ingest.Result{}, fmt.Errorf("register run: %w", err)
 	}
 	r.mu.Lock()
-	r.agent = agent
+	r.agent, r.worker = agent, opts.Client
 	r.mu.Unlock()
 	if _, err := m.opts.Agents.Send(r.ctx, opts.Client, make(agent.Token())); err != nil {
 		agent.Cancel("the agent did not accept the order")
@@ -238,6 +241,9 @@ func (m *Manager) order(r *run, opts ingest.RunOptions, make func(sms.Token) sms
 // Commit implements ingest.Sink: it makes the saveset, in the order of DESIGN's "Manifest": manifest durable, catalog
 // row, success reported.
 func (b *backup) Commit(ctx context.Context, c sms.Commit) (sms.CommitResult, error) {
+	if err := b.becomeFull(c.FullReason); err != nil {
+		return sms.CommitResult{}, err
+	}
 	b.change(func(i *Info) { i.Progress.Counters = c.Counters })
 	b.flushNotices(1)
 	warnings := b.snapshot().Warnings

@@ -41,6 +41,7 @@ const (
 	ReasonNoValidFull   Reason = "no_valid_full"
 	ReasonChainBroken   Reason = "chain_broken"   // a saveset that the chain needs is deleted or damaged
 	ReasonSourceChanged Reason = "source_changed" // the task's source or the identity of its file systems
+	ReasonCBTInvalid    Reason = "cbt_invalid"    // the agent found that what changed is not known
 	ReasonTypeNoLevels  Reason = "type_has_no_levels"
 )
 
@@ -158,7 +159,7 @@ func countIncrs(requested Level, savesets []catalog.Saveset) int {
 func SourceKey(t catalog.Task) (string, error) {
 	o := t.Options
 	key := catalog.TaskOptions{Sources: o.Sources, Excludes: o.Excludes, OneFileSystem: o.OneFileSystem,
-		Command: o.Command, StreamName: o.StreamName}
+		Command: o.Command, StreamName: o.StreamName, Libvirt: machineKey(o.Libvirt)}
 	if o.Seal != nil {
 		key.Seal = &catalog.TaskSeal{Domain: o.Seal.Domain, KeyID: o.Seal.KeyID}
 	}

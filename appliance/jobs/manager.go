@@ -366,7 +366,7 @@ func (m *Manager) Cancel(ctx context.Context, id, user string) (Info, error) {
 func (r *run) cancel(reason string) {
 	r.stop(cancelled{reason})
 	r.mu.Lock()
-	agent, client := r.agent, r.info.Client
+	agent, client := r.agent, r.worker
 	r.mu.Unlock()
 	if agent == nil {
 		return
@@ -389,10 +389,17 @@ const cancelPatience = 5 * time.Second
 // ClientRevoked cancels the runs of a client whose certificate is no longer accepted.
 func (m *Manager) ClientRevoked(name string) {
 	for _, r := range m.all() {
-		if r.snapshot().Client == name {
+		if r.snapshot().Client == name || r.workerName() == name {
 			r.cancel("the certificate of client " + name + " was revoked")
 		}
 	}
+}
+
+// workerName is the client whose agent works on the run; empty before one does.
+func (r *run) workerName() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.worker
 }
 
 func (m *Manager) all() []*run {

@@ -51,6 +51,7 @@ type run struct {
 	mu      sync.Mutex // guards all below
 	info    Info
 	agent   AgentRun
+	worker  string // the client whose agent works, once one does
 	stored  func() uint64
 	seq     int64
 	warned  int64

@@ -66,6 +66,7 @@ type Order struct {
 	Cancel  *CancelOrder  `json:"cancel,omitempty"`
 	Stat    *StatOrder    `json:"stat,omitempty"`
 	Browse  *BrowseOrder  `json:"browse,omitempty"`
+	VMList  *VMListOrder  `json:"vm_list,omitempty"`
 }
 
 // Validate checks that the part which Kind names is there. An unknown Kind is no error: the agent refuses it by name.
@@ -84,6 +85,8 @@ func (o Order) Validate() error {
 		ok = o.Stat != nil
 	case OrderBrowse:
 		ok = o.Browse != nil
+	case OrderVMList:
+		ok = o.VMList != nil
 	default:
 		ok = true
 	}
@@ -104,7 +107,7 @@ type BackupOrder struct {
 	RunID    string `json:"run_id"`
 	Token    Token  `json:"token"`
 	Task     string `json:"task"`
-	TaskType string `json:"task_type"` // TaskPath or TaskStream
+	TaskType string `json:"task_type"` // TaskPath, TaskStream or TaskLibvirt
 	// Level is the effective level. ReadAll says that every file is read again (FULL and COPY but synthetic ones); where
 	// it is false, files that match the parent of the run are taken from it.
 	Level   string `json:"level"`
@@ -118,6 +121,9 @@ type BackupOrder struct {
 	// Stream tasks: the command's standard output is stored as one file with the name StreamName.
 	StreamName string   `json:"stream_name,omitempty"`
 	Command    []string `json:"command,omitempty"`
+
+	// Libvirt is set for tasks of that type.
+	Libvirt *LibvirtSource `json:"libvirt,omitempty"`
 
 	// Pre and post commands; a failing pre command fails the run unless PreFailureWarns.
 	PreCommand      []string `json:"pre_command,omitempty"`
@@ -224,4 +230,5 @@ type BrowseReply struct {
 type Reply struct {
 	Stat   *StatReply   `json:"stat,omitempty"`
 	Browse *BrowseReply `json:"browse,omitempty"`
+	VMList *VMListReply `json:"vm_list,omitempty"`
 }

@@ -73,7 +73,12 @@ type Commit struct {
 	Started  time.Time `json:"started"`
 	Finished time.Time `json:"finished"`
 	Counters Counters  `json:"counters"`
+	// FullReason says that the agent had to read everything where a DIFF or INCR was ordered, and why: the saveset is a FULL.
+	FullReason string `json:"full_reason,omitempty"`
 }
+
+// FullCBTInvalid is the FullReason of a machine whose changed-block tracking does not reach back to the reference.
+const FullCBTInvalid = "cbt_invalid"
 
 // CommitResult answers Commit when the saveset is durable.
 type CommitResult struct {
