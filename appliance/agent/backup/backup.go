@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"coffer/appliance/agent/command"
 	"coffer/appliance/agent/filter"
 	"coffer/appliance/agent/report"
 	"coffer/appliance/agent/scan"
@@ -58,11 +57,10 @@ func Run(ctx context.Context, opts Options) (sms.Outcome, error) {
 	j := newJob(opts)
 	stop := j.rep.Start(ctx)
 	defer stop()
-	err := j.pre(ctx)
+	err := Before(ctx, &opts.Order, j.rep)
 	if err == nil {
 		err = j.task(ctx)
-		// The post command runs even when the backup failed or was cancelled: it undoes what the pre command did.
-		j.post(context.WithoutCancel(ctx))
+		After(ctx, &opts.Order, j.rep)
 	}
 	if err == nil {
 		err = j.commit(ctx)
@@ -200,47 +198,4 @@ func (j *job) commit(ctx context.Context) error {
 		return fmt.Errorf("commit: %w", err)
 	}
 	return nil
-}
-
-// pre runs the task's pre command. One that fails fails the run, unless the task says that it is a warning.
-func (j *job) pre(ctx context.Context) error {
-	argv := j.opts.Order.PreCommand
-	if len(argv) == 0 {
-		return nil
-	}
-	j.rep.Phase(sms.PhasePreparing)
-	defer j.rep.Phase(sms.PhaseWorking)
-	cmd, err := command.New(ctx, argv)
-	if err == nil {
-		err = cmd.Run()
-	}
-	if err == nil {
-		return nil
-	}
-	if j.opts.Order.PreFailureWarns {
-		j.rep.Warn("pre_command", "", err)
-		return nil
-	}
-	return report.Errorf(CodeCommand, "pre command: %w", err)
-}
-
-// postLimit bounds a post command, which a cancel does not reach.
-const postLimit = 10 * time.Minute
-
-// post runs the task's post command. The data was read by then, so one that fails is a warning.
-func (j *job) post(ctx context.Context) {
-	argv := j.opts.Order.PostCommand
-	if len(argv) == 0 {
-		return
-	}
-	j.rep.Phase(sms.PhaseFinishing)
-	ctx, cancel := context.WithTimeout(ctx, postLimit)
-	defer cancel()
-	cmd, err := command.New(ctx, argv)
-	if err == nil {
-		err = cmd.Run()
-	}
-	if err != nil {
-		j.rep.Warn("post_command", "", err)
-	}
 }
