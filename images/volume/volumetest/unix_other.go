@@ -1,0 +1,11 @@
+//go:build !linux
+
+package volumetest
+
+import (
+	"os"
+
+	"coffer/images/volume"
+)
+
+func (c *comparer) unix(volume.Attr, os.FileInfo, string) {}
