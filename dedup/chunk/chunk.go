@@ -23,6 +23,9 @@ const (
 	// MaxChunk is the longest chunk that any domain may have, in bytes. Part of the format.
 	MaxChunk = 8 << 20
 
+	// Image is the chunk size of new disk images, in bytes. Images record theirs: it may change.
+	Image = 128 << 10
+
 	// SmallFile is the size in bytes below which a file is one chunk and is not cut.
 	SmallFile = 512 << 10
 )
