@@ -60,6 +60,9 @@ func ErrnoOf(err error) Errno {
 	case err == nil:
 		return 0
 	case errors.As(err, &e):
+		if errnoNames[e] == "" {
+			return EIO // no number of the protocol's
+		}
 		return e
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
 		return ENOSPC
