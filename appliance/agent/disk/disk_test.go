@@ -78,27 +78,30 @@ func load(t *testing.T, s *agenttest.Store, e recipe.Entry, key *seal.Key) []byt
 	if key != nil {
 		run = uplink.Unseal(run, seal.NewOpener(*key))
 	}
-	fetch := uplink.NewFetcher(run)
 	it := recipe.NewStreamIter(run, e.Content, e.Size)
-	out := make([]byte, 0, e.Size)
+	var extents []recipe.Extent
+	var items []uplink.FetchItem
 	for {
 		x, err := it.Next(t.Context())
 		if err == io.EOF {
-			return out
+			break
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		if x.Hole {
-			out = append(out, make([]byte, x.Length)...)
-			continue
+		if extents = append(extents, x); !x.Hole {
+			items = append(items, uplink.FetchItem{Digest: x.Digest, Length: uint32(x.Length)})
 		}
-		got, err := fetch.Chunks(t.Context(), []uplink.FetchItem{{Digest: x.Digest, Length: uint32(x.Length)}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, got[x.Digest]...)
 	}
+	got, err := uplink.NewFetcher(run).Chunks(t.Context(), items)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make([]byte, e.Size)
+	for _, x := range extents {
+		copy(out[x.Offset:x.Offset+x.Length], got[x.Digest])
+	}
+	return out
 }
 
 func newRand(t *testing.T) *rand.Rand {
@@ -122,13 +125,13 @@ func next(r *rand.Rand, d *memDisk) *memDisk {
 	case 0:
 		n.b = n.b[:1+r.IntN(len(n.b))]
 	case 1:
-		n.b = append(n.b, make([]byte, 1+r.IntN(1<<20))...)
+		n.b = append(n.b, make([]byte, 1+r.IntN(1<<18))...)
 		noise(r, n.b[len(d.b):])
 		n.lazy = true // what is beyond the parent is read without having been named
 	}
 	for at := 0; ; {
-		at += 1 + r.IntN(1<<(6+r.IntN(16))) // apart: what touches is read as one
-		length := 1 + r.IntN(1<<r.IntN(19))
+		at += 1 + r.IntN(1<<(6+r.IntN(14))) // apart: what touches is read as one
+		length := 1 + r.IntN(1<<r.IntN(17))
 		if at+length > len(n.b) {
 			return n
 		}
@@ -154,7 +157,7 @@ func TestStoreModel(t *testing.T) {
 			o.Key, s = &key, agenttest.NewSealed(key.ID())
 		}
 		s.Verify = true
-		d := &memDisk{b: make([]byte, 1+r.IntN(4<<20)), lazy: true}
+		d := &memDisk{b: make([]byte, 1+r.IntN(1<<20)), lazy: true}
 		d = next(r, d)
 		d.lazy, d.changed = true, []disk.Range{{N: int64(len(d.b))}}
 		e, _ := store(t, s, d, nil, o)
@@ -173,7 +176,7 @@ func TestStoreModel(t *testing.T) {
 // TestStoreReadsWhatChanged: the clean part of a chunk comes from the parent, and nothing else is read or sent.
 func TestStoreReadsWhatChanged(t *testing.T) {
 	r := newRand(t)
-	const chunk = 128 << 10
+	const chunk = 16 << 10
 	s := agenttest.New()
 	d := &memDisk{b: make([]byte, 256*chunk), lazy: true, changed: []disk.Range{{N: 256 * chunk}}}
 	noise(r, d.b[:200*chunk])
