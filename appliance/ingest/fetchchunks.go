@@ -8,6 +8,7 @@ import (
 	"coffer/dedup"
 	"coffer/dedup/digest"
 	"coffer/dedup/frame"
+	"coffer/dedup/recipe"
 )
 
 const (
@@ -16,7 +17,8 @@ const (
 	framesAhead    = 4 // frames read from the store before they can be sent
 )
 
-// chunkSender answers fetches of a restore on a lane.
+// chunkSender answers fetches of chunks on a lane: those of a restore, and those of a backup that needs what a disk had where it
+// did not change.
 type chunkSender struct {
 	run *Run
 	st  *sms.Stream
@@ -157,21 +159,25 @@ func (c *chunkSender) readPlan(ctx context.Context, wanted []digest.Digest, todo
 	return nil, nil
 }
 
-// resolve finds the digests of the chunks asked for, each once. INVARIANT: all are children of nodes that were shown.
+// resolve finds the digests of the chunks asked for, each once. INVARIANT: all are children of nodes that were shown, and to
+// a backup none but those of its parent's disk images.
 func (c *chunkSender) resolve(ctx context.Context, req *sms.Fetch) ([]digest.Digest, error) {
-	if c.run.opts.Store != nil || c.run.opts.View == nil {
-		return nil, sms.Errorf(sms.CodeNotShown, "only a restore run may fetch chunks")
+	if c.run.opts.View == nil {
+		return nil, sms.Errorf(sms.CodeNotShown, "the run has no saveset to read")
 	}
 	var wanted []digest.Digest
 	seen := map[digest.Digest]struct{}{}
 	plain, visited := uint64(0), 0
 	for _, it := range req.Items {
-		all, err := c.run.children(ctx, it.Node)
+		node, err := c.run.node(ctx, it.Node)
 		if err != nil {
 			return nil, err
 		}
+		if c.run.opts.Store != nil && node.Kind != recipe.ImageLeaf {
+			return nil, sms.Errorf(sms.CodeNotShown, "a backup run may fetch chunks of disk images alone")
+		}
 		for _, at := range it.Ranges {
-			children, err := pick(all, it.Node, at)
+			children, err := pick(node.Children, it.Node, at)
 			if err != nil {
 				return nil, err
 			}

@@ -75,6 +75,7 @@ func (n *nodeSender) walk(ctx context.Context, req *sms.FetchNodes) error {
 	}
 	ahead := int64(min(req.Ahead, maxAhead))
 	seen := map[digest.Digest]struct{}{}
+	inImage := false
 	for len(stack) > 0 && (ahead > 0 || stack[len(stack)-1].required) {
 		s := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
@@ -90,7 +91,8 @@ func (n *nodeSender) walk(ctx context.Context, req *sms.FetchNodes) error {
 		if err != nil {
 			return err
 		}
-		if n.skips(s, node.Kind) {
+		inImage = inImage || s.required && isImage(node.Kind)
+		if n.skips(s, node.Kind, inImage) {
 			continue
 		}
 		if err := n.add(ctx, s.d, rec); err != nil {
@@ -107,10 +109,13 @@ func (n *nodeSender) walk(ctx context.Context, req *sms.FetchNodes) error {
 }
 
 // skips leaves the extents of large files out of a backup's read-ahead: it compares entries and takes over contents whole.
-func (n *nodeSender) skips(s step, k recipe.Kind) bool {
-	stream := k == recipe.StreamLeaf || k == recipe.StreamInner
-	return stream && n.run.opts.Store != nil && s.ahead
+// Only who asks for a part of a disk image goes on in it.
+func (n *nodeSender) skips(s step, k recipe.Kind, inImage bool) bool {
+	extents := k == recipe.StreamLeaf || k == recipe.StreamInner || isImage(k) && !inImage
+	return extents && n.run.opts.Store != nil && s.ahead
 }
+
+func isImage(k recipe.Kind) bool { return k == recipe.ImageLeaf || k == recipe.ImageInner }
 
 // resolve finds the nodes asked for, the last one first. There may be none: what an agent reads ahead may be a row of files
 // without a node of their own. INVARIANT: an agent sees the roots that its order named and
@@ -150,11 +155,11 @@ func (n *nodeSender) item(ctx context.Context, it sms.NodeItem) ([]digest.Digest
 	if it.First == sms.Self {
 		return []digest.Digest{it.Parent}, n.run.shown.check(it.Parent)
 	}
-	all, err := n.run.children(ctx, it.Parent)
+	node, err := n.run.node(ctx, it.Parent)
 	if err != nil {
 		return nil, err
 	}
-	children, err := pick(all, it.Parent, sms.Children{First: it.First, Count: it.Count})
+	children, err := pick(node.Children, it.Parent, sms.Children{First: it.First, Count: it.Count})
 	if err != nil {
 		return nil, err
 	}
@@ -167,17 +172,16 @@ func (n *nodeSender) item(ctx context.Context, it sms.NodeItem) ([]digest.Digest
 	return ds, nil
 }
 
-// children returns the children of a node that was shown.
-func (r *Run) children(ctx context.Context, parent digest.Digest) ([]recipe.Child, error) {
-	if err := r.shown.check(parent); err != nil {
-		return nil, err
+// node returns a node that was shown.
+func (r *Run) node(ctx context.Context, d digest.Digest) (recipe.Node, error) {
+	if err := r.shown.check(d); err != nil {
+		return recipe.Node{}, err
 	}
-	rec, err := r.opts.View.Node(ctx, parent)
+	rec, err := r.opts.View.Node(ctx, d)
 	if err != nil {
-		return nil, err
+		return recipe.Node{}, err
 	}
-	node, err := recipe.ParseClear(rec)
-	return node.Children, err
+	return recipe.ParseClear(rec)
 }
 
 // pick returns some of a node's children.

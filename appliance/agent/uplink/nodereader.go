@@ -229,15 +229,15 @@ func (r *nodeReader) takeMessage(f *nodeFetch, m *sms.Received) error {
 			return err
 		}
 		r.mu.Lock()
-		r.keepLocked(f, ref.Digest, rec, node.Children)
+		r.keepLocked(f, ref.Digest, rec, &node)
 		r.mu.Unlock()
 	}
 	return nil
 }
 
 // keepLocked keeps a node that has arrived.
-func (r *nodeReader) keepLocked(f *nodeFetch, d digest.Digest, rec []byte, children []recipe.Child) {
-	r.tree.add(d, children)
+func (r *nodeReader) keepLocked(f *nodeFetch, d digest.Digest, rec []byte, node *recipe.Node) {
+	r.tree.add(d, node.Kind, node.Children)
 	f.last = d
 	if r.cache[d] != nil {
 		return

@@ -21,7 +21,7 @@ type knownNode struct {
 	index  uint32     // among the parent's children; of a root: 0 root, 1 side
 	count  uint32     // of its children
 	nodes  []digest.Digest
-	chunks []uint64 // restore: the first bytes of the chunks' digests
+	chunks []uint64 // of a restore, or of a disk image: the first bytes of the chunks' digests
 	elem   *list.Element
 }
 
@@ -67,7 +67,7 @@ func chunkKey(d digest.Digest) uint64 {
 }
 
 // add remembers a node that has arrived.
-func (t *nodeTree) add(d digest.Digest, children []recipe.Child) {
+func (t *nodeTree) add(d digest.Digest, kind recipe.Kind, children []recipe.Child) {
 	if k := t.nodes[d]; k != nil {
 		t.touch(k)
 		return
@@ -80,7 +80,7 @@ func (t *nodeTree) add(d digest.Digest, children []recipe.Child) {
 		case c.Node:
 			k.nodes = append(k.nodes, c.Digest)
 			t.places[c.Digest] = place{k, uint32(i)}
-		case t.restore:
+		case t.restore || kind == recipe.ImageLeaf:
 			k.chunks = append(k.chunks, chunkKey(c.Digest))
 			t.chunks[chunkKey(c.Digest)] = place{k, uint32(i)}
 		}

@@ -56,7 +56,7 @@ type Run interface {
 	// Notice reports something for the run's log. It is delivered once and in order, before the commit.
 	Notice(n sms.Notice)
 
-	// Fetch brings chunks of a restore: emit gets each frame once, compressed, holding at least the wanted chunks that
+	// Fetch brings chunks of a restore, or of the parent's disk images to a backup: emit gets each frame once, compressed, holding at least the wanted chunks that
 	// lie in it, in container order. The chunks must be children of nodes that Node returned not long ago (within the
 	// last 500,000 children). A chunk wanted twice comes once. emit is called from this goroutine; the frame's bytes are
 	// valid until it returns, and its error ends the Fetch and is returned. Verify the digests. Several Fetches run in

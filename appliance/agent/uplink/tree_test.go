@@ -29,9 +29,9 @@ func TestTreeKnowsHowToAskAndWhatFollows(t *testing.T) {
 	if it, root, ok := tr.ask(d(2)); !ok || root != 1 || it != (sms.NodeItem{First: 1, Count: 1}) {
 		t.Errorf("side root: %+v %d %v", it, root, ok)
 	}
-	tr.add(d(1), nodes(3, 100, 4, 5))
-	tr.add(d(3), nodes(6, 7))
-	tr.add(d(6), nil)
+	tr.add(d(1), recipe.DirLeaf, nodes(3, 100, 4, 5))
+	tr.add(d(3), recipe.DirLeaf, nodes(6, 7))
+	tr.add(d(6), recipe.DirLeaf, nil)
 	if it, root, ok := tr.ask(d(7)); !ok || root != 0 || it != (sms.NodeItem{Parent: d(3), First: 1, Count: 1}) {
 		t.Errorf("child: %+v %d %v", it, root, ok)
 	}
@@ -53,12 +53,12 @@ func TestTreeKnowsHowToAskAndWhatFollows(t *testing.T) {
 
 func TestTreeForgetsTheLongestUnused(t *testing.T) {
 	tr := newNodeTree(true, d(1))
-	tr.add(d(1), nodes(2, 3))
-	tr.add(d(2), nodes(101, 102))
+	tr.add(d(1), recipe.DirLeaf, nodes(2, 3))
+	tr.add(d(2), recipe.DirLeaf, nodes(101, 102))
 	if _, ok := tr.chunks[chunkKey(d(101))]; !ok {
 		t.Fatal("a restore does not know its chunks")
 	}
-	tr.add(d(3), nodes(103))
+	tr.add(d(3), recipe.DirLeaf, nodes(103))
 	tr.touch(tr.nodes[d(3)])
 	tr.forget(tr.lru.Back().Value.(*knownNode))
 	if tr.nodes[d(2)] != nil || tr.nodes[d(1)] == nil || tr.nodes[d(3)] == nil {
