@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"coffer/appliance/agent/uplink"
+	"coffer/appliance/agent/vm"
 	"coffer/appliance/pki"
 	"coffer/appliance/sms"
 )
@@ -50,6 +51,7 @@ type Agent struct {
 	server   string
 	identity atomic.Pointer[pki.Identity]
 	link     *uplink.Link
+	machines vm.Locks
 
 	mu      sync.Mutex // guards all below
 	runs    map[string]context.CancelCauseFunc
@@ -131,7 +133,7 @@ func load(cfg Config) (*Agent, error) {
 	a.link = uplink.NewLink(uplink.Options{
 		Dial: a.dial,
 		Hello: sms.Hello{OS: runtime.GOOS, Arch: runtime.GOARCH, Hostname: host, Agent: cfg.Version,
-			Capabilities: []string{sms.TaskPath, sms.TaskStream}},
+			Capabilities: []string{sms.TaskPath, sms.TaskStream, sms.TaskLibvirt}},
 		Orders: a,
 		Logger: cfg.Logger,
 		Now:    cfg.Now,

@@ -10,6 +10,7 @@ import (
 	"coffer/appliance/agent/report"
 	"coffer/appliance/agent/restore"
 	"coffer/appliance/agent/uplink"
+	"coffer/appliance/agent/vm"
 	"coffer/appliance/sms"
 	"coffer/dedup/seal"
 )
@@ -44,6 +45,9 @@ func (a *Agent) Order(ctx context.Context, o sms.Order) (sms.Reply, error) {
 	case sms.OrderBrowse:
 		reply, err := browse(*o.Browse)
 		return sms.Reply{Browse: reply}, err
+	case sms.OrderVMList:
+		reply, err := vm.List(ctx, *o.VMList)
+		return sms.Reply{VMList: reply}, err
 	}
 	return sms.Reply{}, sms.Errorf(sms.CodeUnknownOrder, "this agent does not know orders of kind %q", o.Kind)
 }
@@ -148,6 +152,9 @@ func (a *Agent) backUp(ctx context.Context, o sms.BackupOrder, run uplink.Run) (
 	key, err := a.taskKey(o.Task, o.Seal)
 	if err != nil {
 		return sms.Outcome{}, err
+	}
+	if o.TaskType == sms.TaskLibvirt {
+		return vm.Backup(ctx, vm.BackupOptions{Order: o, Run: run, Connect: vm.Connect, Locks: &a.machines, Key: key, Logger: a.cfg.Logger, Now: a.cfg.Now})
 	}
 	for i := range o.Sources {
 		o.Sources[i] = sms.Path(fsmeta.SavesetPath(string(o.Sources[i])))

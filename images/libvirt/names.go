@@ -14,7 +14,7 @@ const tagPrefix = "coffer-"
 
 // Tag names a run of a task towards a host.
 type Tag struct {
-	Owner string // of the task; the same in each of its runs: lower-case hex digits
+	Owner string // of the task; the same in each of its runs: letters and digits
 	Run   string
 }
 
@@ -23,9 +23,12 @@ const maxTag = 40
 
 // Validate checks that the parts can be in files' names.
 func (t Tag) Validate() error {
+	if strings.Contains(t.Owner, "-") { // one owner's names must never begin another's
+		return failf(KindInvalid, "name of a task", "%q cannot have a dash", t.Owner)
+	}
 	for _, s := range []string{t.Owner, t.Run} {
 		if len(s) > maxTag || s == "" || strings.ContainsFunc(s, func(r rune) bool {
-			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_'
+			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '-'
 		}) {
 			return failf(KindInvalid, "name of a run", "%q cannot be part of a file's name", s)
 		}
