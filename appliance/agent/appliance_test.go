@@ -182,7 +182,7 @@ func (a *appliance) launch(dir string) (stop func() error) {
 	case <-a.online:
 	case err := <-ended:
 		a.t.Fatalf("the agent ended: %v", err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		a.t.Fatalf("the agent does not connect:\n%s", log)
 	}
 	stop = sync.OnceValue(func() error {

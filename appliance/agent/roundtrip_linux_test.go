@@ -438,7 +438,7 @@ func TestHugeSparseFile(t *testing.T) {
 	}
 	dst := cleanDir(t)
 	restoreTo(t, s, run.Committed.Root, sms.RestoreOrder{Target: sms.Path(dst)})
-	if d := time.Since(start); d > 5*time.Second {
+	if d := time.Since(start); d > time.Minute {
 		t.Errorf("took %v", d)
 	}
 	treecmp.Check(t, src+"/sparse", filepath.Join(dst, src, "sparse"), treecmp.Options{SkipRoot: true,

