@@ -385,11 +385,10 @@ func (s *served) agent(token string) (state string) {
 
 func (s *served) until(what string, done func() bool) {
 	s.t.Helper()
-	for range 500 {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if done() {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	s.t.Fatalf("waited in vain until %s", what)
 }

@@ -309,13 +309,12 @@ func (g *rig) backup(task string, level Level) Info {
 // wait waits until the run is in a state that will do and, where that is a final one, recorded or known unrecordable.
 func (g *rig) wait(id string, will func(catalog.RunState) bool) Info {
 	g.t.Helper()
-	for range 2000 {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		i, err := g.Run(g.t.Context(), id)
 		g.must(err)
 		if will(i.State) {
 			return i
 		}
-		time.Sleep(time.Millisecond)
 	}
 	g.t.Fatalf("run %s does not end", id)
 	return Info{}

@@ -131,7 +131,7 @@ func (g *rig) start() {
 
 func (g *rig) halt() {
 	g.Helper()
-	ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, done := context.WithTimeout(context.Background(), time.Minute)
 	defer done()
 	if err := g.Stop(ctx); err != nil {
 		g.Error(err)
@@ -152,7 +152,7 @@ func (g *rig) ended(j *job) Info {
 	g.Helper()
 	select {
 	case <-j.done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		g.Fatalf("job %s does not end", j.id)
 	}
 	rec, err := g.cat.MaintenanceJob(g.Context(), j.id)
