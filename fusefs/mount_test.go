@@ -273,7 +273,7 @@ func TestInodesAreBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for m.Inodes() > 1000 && time.Now().Before(deadline) {
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -311,7 +311,7 @@ func TestSlowStoreTimesOut(t *testing.T) {
 	if _, err := os.ReadFile(filepath.Join(dir, "f")); !errors.Is(err, syscall.EIO) {
 		t.Errorf("read: %v, want EIO", err)
 	}
-	if took := time.Since(start); took > 10*time.Second {
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("took %v", took)
 	}
 	if !strings.Contains(log.String(), "no answer from the store in time") {
@@ -343,7 +343,7 @@ func TestUnmountWhileBusy(t *testing.T) {
 		if err == nil {
 			t.Error("a read of a file that never answered succeeded")
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("a read hangs after the unmount")
 	}
 	if _, err := open.ReadAt(make([]byte, 10), 500000); err == nil {
@@ -365,7 +365,7 @@ func TestUnmountByOthers(t *testing.T) {
 	}
 	select {
 	case <-m.Done():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("still served")
 	}
 }

@@ -88,7 +88,7 @@ func TestWatchEndedRun(t *testing.T) {
 func TestWatchAllIsLimited(t *testing.T) {
 	r := servertest.Start(t, servertest.New())
 	rita := connect(t, r, "rita")
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	go func() {
 		for r.Backend.Watchers() == 0 {
