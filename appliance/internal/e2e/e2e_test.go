@@ -116,6 +116,16 @@ func newLab(t *testing.T, change ...func(*harness.Options)) *lab {
 	return l
 }
 
+// within waits, for a minute, until something is so.
+func (l *lab) within(what string, ok func() bool) {
+	l.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			l.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
 // config gives cofferd a configuration file.
 func config(text string) func(*harness.Options) {
 	return func(o *harness.Options) {

@@ -122,15 +122,7 @@ func (l *lab) damaged(source string) {
 	if run := l.backup("upkeep", api.LevelIncr, api.RunSuccess); run.LevelEffective != api.LevelFull || run.LevelReason != "chain_broken" {
 		l.Errorf("the backup after that: %+v", run)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		s := decode[api.Store](l, "store", "status")
-		if s.State == api.StoreGreen {
-			break
-		}
-		if time.Now().After(deadline) {
-			l.Fatalf("the backup has not healed the store: %s %+v", s.State, s.Reasons)
-		}
-	}
+	l.within("the backup has healed the store", func() bool { return decode[api.Store](l, "store", "status").State == api.StoreGreen })
 	l.job(api.RunSuccess, "check")
 }
 
@@ -196,7 +188,7 @@ func TestMaintenanceIsCancelledAndKilled(t *testing.T) {
 
 // TestDailyMaintenance lets NEWDAY come.
 func TestDailyMaintenance(t *testing.T) {
-	at := time.Now().Add(70 * time.Second).Truncate(time.Minute)
+	at := time.Now().Add(90 * time.Second).Truncate(time.Minute)
 	l := newLab(t, config("[maintenance]\nstart = \""+at.Format("15:04")+"\"\n"))
 	if long(0, 1, 1) == 0 {
 		if s := decode[api.Store](l, "store", "status"); s.NextMaintenance == nil || s.NextMaintenance.Local().Format("15:04") != at.Format("15:04") {
