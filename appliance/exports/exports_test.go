@@ -1,0 +1,644 @@
+package exports
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"coffer/dedup"
+	"coffer/dedup/blob"
+	"coffer/dedup/digest"
+	"coffer/dedup/frame"
+	"coffer/dedup/keys"
+	"coffer/dedup/recipe"
+	"coffer/dedup/seal"
+	"coffer/dedup/vfs"
+	"coffer/dedup/vfs/errorfs"
+	"coffer/nbd"
+	"coffer/nbd/overlay"
+)
+
+const (
+	testChunk = 16 << 10
+	diskSize  = 300*testChunk + 5000 // three leaves, a short last chunk
+)
+
+// rig is a store with a saveset that has vda.raw, images/plain.img (a stream), notes.txt and an empty file.
+type rig struct {
+	t        *testing.T
+	store    *dedup.Store
+	fs       *vfs.Mem // of the overlays
+	key      *seal.Key
+	haveKey  bool
+	saveset  dedup.SavesetID
+	disk     []byte // of vda.raw
+	plain    []byte // of images/plain.img
+	accesses []Access
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newRig(t *testing.T, sealed bool) *rig {
+	t.Helper()
+	r := &rig{t: t, fs: vfs.NewMem(), haveKey: true}
+	mem := vfs.NewMem()
+	b, err := blob.OpenDir(mem, "/store")
+	must(t, err)
+	r.store, err = dedup.Create(t.Context(), dedup.Options{Blob: b, FS: mem, SpoolDir: "/spool", IndexDir: filepath.Join(t.TempDir(), "index"),
+		Key: keys.None(), IndexMemory: 8 << 20, LocalityMemory: 4 << 20, FrameMemory: 4 << 20, NodeMemory: 2 << 20, Reserve: -1,
+		IndexReserve: 1, IndexFree: func(string) (int64, error) { return 1 << 40, nil }, ContainerSize: 1 << 20, Owner: "test"})
+	must(t, err)
+	t.Cleanup(func() { _ = r.store.Close() })
+	if sealed {
+		key := seal.NewKey()
+		r.key = &key
+	}
+	r.disk, r.plain = diskBytes(1, diskSize), diskBytes(2, 3*testChunk)
+	r.saveset = r.save()
+	return r
+}
+
+// diskBytes are bytes with holes and repetitions.
+func diskBytes(seed uint64, n int) []byte {
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	b := make([]byte, n)
+	for at := 0; at < n; at += testChunk {
+		part := b[at:min(at+testChunk, n)]
+		switch rnd.IntN(5) {
+		case 0: // a hole
+		case 1:
+			copy(part, "the same in many places")
+		default:
+			for i := range part {
+				part[i] = byte(rnd.Uint32())
+			}
+		}
+	}
+	return b
+}
+
+// runSink writes into a run.
+type runSink struct {
+	run    *dedup.Run
+	lane   *dedup.Lane
+	frames int
+}
+
+func (s *runSink) Have(ctx context.Context, ds []digest.Digest, out []bool) error {
+	return s.run.Have(ctx, ds, out)
+}
+
+func (s *runSink) PutFrame(ctx context.Context, f frame.Frame) error {
+	s.frames += len(f.Refs)
+	_, err := s.lane.PutFrame(ctx, f)
+	return err
+}
+
+func (s *runSink) PutNodes(ctx context.Context, f frame.Frame) error { return s.run.PutNodes(ctx, f) }
+
+// begin begins a run, in the domain of the rig's key.
+func (r *rig) begin(parents ...dedup.SavesetID) (*runSink, digest.Keys) {
+	r.t.Helper()
+	d := r.store.Domain()
+	o := dedup.RunOptions{ID: "run", Parents: parents}
+	if r.key != nil {
+		var err error
+		if len(parents) == 0 {
+			d, err = r.store.AddDomain(r.t.Context(), seal.MaxPlain)
+		} else {
+			var m dedup.Manifest
+			m, err = r.store.Saveset(r.t.Context(), parents[0])
+			must(r.t, err)
+			d, err = r.store.DomainByID(m.Domain)
+		}
+		must(r.t, err)
+		o.Domain, o.SealedBy = d.ID, r.key.ID()
+	}
+	run, err := r.store.Begin(r.t.Context(), o)
+	must(r.t, err)
+	lane, err := run.Lane(dedup.LaneOptions{})
+	must(r.t, err)
+	return &runSink{run: run, lane: lane}, d.Keys
+}
+
+func (r *rig) save() dedup.SavesetID {
+	r.t.Helper()
+	ctx := r.t.Context()
+	sink, keys := r.begin()
+	w := newWriter(sink, keys, r.key)
+	node := digest.NewHasher(keys.Node)
+
+	images := recipe.NewDirBuilder(w.sink(), node)
+	must(r.t, images.Add(ctx, r.stream(w, node), recipe.Totals{}))
+	dir, err := images.Finish(ctx)
+	must(r.t, err)
+	root := recipe.NewDirBuilder(w.sink(), node)
+	add := func(e recipe.Entry, below recipe.Totals) { must(r.t, root.Add(ctx, e, below)) }
+	add(recipe.Entry{Name: "empty", Mode: recipe.ModeRegular | 0o600}, recipe.Totals{})
+	add(recipe.Entry{Name: "images", Mode: recipe.ModeDir | 0o755, Content: recipe.Content{Kind: recipe.DirTree, Digest: dir.Digest}}, dir.Totals)
+	note, err := w.chunk(ctx, []byte("a note"))
+	must(r.t, err)
+	add(recipe.Entry{Name: "notes.txt", Mode: recipe.ModeRegular | 0o600, Size: 6, Content: recipe.Content{Kind: recipe.OneChunk, Digest: note}}, recipe.Totals{})
+	add(r.image(w, node), recipe.Totals{})
+	ref, err := root.Finish(ctx)
+	must(r.t, err)
+	must(r.t, w.flush(ctx))
+	m, err := sink.run.Commit(ctx, dedup.Draft{Root: ref, Client: "kvm1", Task: "web", TaskType: "path", Level: "FULL"})
+	must(r.t, err)
+	return m.ID
+}
+
+func (r *rig) image(w *writer, node *digest.Hasher) recipe.Entry {
+	b := recipe.NewImageBuilder(w.sink(), node)
+	must(r.t, b.Start(uint64(len(r.disk)), testChunk))
+	for part := range slices.Chunk(r.disk, testChunk) {
+		if allZero(part) {
+			must(r.t, b.Hole(r.t.Context(), 1))
+			continue
+		}
+		d, err := w.chunk(r.t.Context(), bytes.Clone(part))
+		must(r.t, err)
+		must(r.t, b.Add(r.t.Context(), d))
+	}
+	c, _, err := b.Finish()
+	must(r.t, err)
+	return recipe.Entry{Name: "vda.raw", Mode: recipe.ModeRegular | 0o600, Size: uint64(len(r.disk)), Content: c}
+}
+
+func (r *rig) stream(w *writer, node *digest.Hasher) recipe.Entry {
+	b := recipe.NewStreamBuilder(w.sink(), node)
+	for part := range slices.Chunk(r.plain, 10000) {
+		d, err := w.chunk(r.t.Context(), bytes.Clone(part))
+		must(r.t, err)
+		must(r.t, b.Add(r.t.Context(), recipe.Extent{Length: uint64(len(part)), Digest: d}))
+	}
+	c, _, err := b.Finish(r.t.Context())
+	must(r.t, err)
+	return recipe.Entry{Name: "plain.img", Mode: recipe.ModeRegular | 0o600, Size: uint64(len(r.plain)), Content: c}
+}
+
+// View implements Store.
+func (r *rig) View(ctx context.Context, id dedup.SavesetID) (Reading, error) {
+	v, err := r.store.View(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &reading{View: v, r: r}, nil
+}
+
+type reading struct {
+	*dedup.View
+	r *rig
+}
+
+var errNoKey = errors.New("the key is not here")
+
+func (v *reading) Key() (*seal.Key, error) {
+	if v.r.key != nil && !v.r.haveKey {
+		return nil, errNoKey
+	}
+	return v.r.key, nil
+}
+
+func (v *reading) Node(ctx context.Context, d digest.Digest) ([]byte, error) {
+	b, err := v.View.Node(ctx, d)
+	if err == nil && v.r.key != nil {
+		b, err = seal.NewOpener(*v.r.key).Node(b)
+	}
+	return b, err
+}
+
+func (v *reading) Chunk(ctx context.Context, d digest.Digest) ([]byte, error) {
+	b, err := v.View.Chunk(ctx, d)
+	if err == nil && v.r.key != nil {
+		b, err = seal.NewOpener(*v.r.key).Chunk(nil, b)
+	}
+	return b, err
+}
+
+// manager starts exports on the rig's disk.
+func (r *rig) manager() *Manager {
+	r.t.Helper()
+	m := r.unattached(r.fs)
+	m.Attach(r.t.Context(), r)
+	return m
+}
+
+func (r *rig) unattached(fsys vfs.FS) *Manager {
+	r.t.Helper()
+	m := New(Options{FS: fsys, Dir: "/data/overlays", BootID: overlay.BootID{1}, Reserve: 1, Accessed: func(a Access) { r.accesses = append(r.accesses, a) },
+		ClientOf: func(_ context.Context, c *x509.Certificate) (string, error) {
+			if c.Subject.CommonName == "revoked" {
+				return "", errors.New("it was revoked")
+			}
+			return c.Subject.CommonName, nil
+		}})
+	must(r.t, m.Load(r.t.Context()))
+	return m
+}
+
+var local = nbd.Peer{Unix: true}
+
+func client(name string) nbd.Peer {
+	return nbd.Peer{Remote: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4711}, TLS: true,
+		Cert: &x509.Certificate{Subject: pkix.Name{CommonName: name}}}
+}
+
+func openExport(t *testing.T, m *Manager, p nbd.Peer, name string) nbd.Export {
+	t.Helper()
+	e, err := m.Served().Open(t.Context(), p, name)
+	must(t, err)
+	return e
+}
+
+func read(t *testing.T, d nbd.Device) []byte {
+	t.Helper()
+	b := make([]byte, d.Size())
+	must(t, d.ReadAt(t.Context(), b, 0))
+	return b
+}
+
+func TestReadOnlyExport(t *testing.T) {
+	r := newRig(t, false)
+	m := r.manager()
+	info, err := m.Create(t.Context(), Spec{Saveset: r.saveset, By: "admin"})
+	must(t, err)
+	if info.Disk != "vda.raw" || info.Size != diskSize || info.Name != r.saveset.String()+"/vda.raw" || info.State != Ready || info.Client != "kvm1" {
+		t.Fatalf("%+v", info)
+	}
+	plain, err := m.Create(t.Context(), Spec{Saveset: r.saveset, Disk: "/images//plain.img"})
+	must(t, err)
+	for name, want := range map[string][]byte{info.Name: r.disk, info.ID: r.disk, plain.Name: r.plain} {
+		e := openExport(t, m, local, name)
+		if !e.ReadOnly || !e.MultiConn || !bytes.Equal(read(t, e.Device), want) {
+			t.Fatalf("export %s: %+v", name, e)
+		}
+		if _, ok := e.Device.(nbd.Writer); ok {
+			t.Fatal("a read-only export takes writes")
+		}
+		e.Close()
+	}
+	if len(r.accesses) != 3 || r.accesses[0].Saveset != r.saveset.String() || r.accesses[0].Write {
+		t.Fatalf("recorded: %+v", r.accesses)
+	}
+	if got, _ := m.Get(info.ID); got.BytesRead != 2*diskSize || got.Connections != 0 {
+		t.Fatalf("%+v", got)
+	}
+	if err := r.store.Delete(t.Context(), r.saveset, "test"); dedup.KindOf(err) != dedup.InUse {
+		t.Fatalf("an exported saveset is deleted: %v", err)
+	}
+	if ids := m.Using(r.saveset); len(ids) != 2 {
+		t.Fatalf("used by %q", ids)
+	}
+	must(t, m.Drop(t.Context(), info.ID, false))
+	must(t, m.Drop(t.Context(), plain.ID, false))
+	if names, _ := r.fs.List("/data/overlays"); len(names) != 0 {
+		t.Fatalf("drop left %q", names)
+	}
+	must(t, r.store.Delete(t.Context(), r.saveset, "test"))
+	if _, err := m.Served().Open(t.Context(), local, info.Name); kindOf(err) != nbd.KindUnknownExport {
+		t.Fatalf("dropped and opened: %v", err)
+	}
+}
+
+func kindOf(err error) nbd.Kind {
+	if e, ok := errors.AsType[*nbd.Error](err); ok {
+		return e.Kind
+	}
+	return nbd.KindOther
+}
+
+func TestCreateRefuses(t *testing.T) {
+	r := newRig(t, false)
+	m := r.manager()
+	for name, c := range map[string]struct {
+		spec Spec
+		want Kind
+	}{
+		"no saveset":    {Spec{Saveset: dedup.SavesetID{1}}, NotFound},
+		"no disk":       {Spec{Saveset: r.saveset, Disk: "vdb.raw"}, NotFound},
+		"a directory":   {Spec{Saveset: r.saveset, Disk: "images"}, Invalid},
+		"an empty file": {Spec{Saveset: r.saveset, Disk: "empty"}, Invalid},
+		"dots":          {Spec{Saveset: r.saveset, Disk: "../vda.raw"}, NotFound},
+		"limit alone":   {Spec{Saveset: r.saveset, Limit: 1 << 20}, Invalid},
+		"bad limit":     {Spec{Saveset: r.saveset, Overlay: true, Limit: -1}, Invalid},
+	} {
+		if _, err := m.Create(t.Context(), c.spec); KindOf(err) != c.want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if names, _ := r.fs.List("/data/overlays"); len(names) != 0 {
+		t.Fatalf("left behind: %q", names)
+	}
+	must(t, m.Detach())
+	if _, err := m.Create(t.Context(), Spec{Saveset: r.saveset}); KindOf(err) != Locked {
+		t.Fatalf("without a store: %v", err)
+	}
+	must(t, r.store.Delete(t.Context(), r.saveset, "no lease is left"))
+}
+
+// TestOverlayLives: what is written is there after a restart, with the store locked in between, and the saveset is what it
+// was.
+func TestOverlayLives(t *testing.T) {
+	r := newRig(t, false)
+	m := r.manager()
+	ctx := t.Context()
+	info, err := m.Create(ctx, Spec{Saveset: r.saveset, Overlay: true, Limit: 1 << 20, Allow: []string{"kvm1"}, Purpose: "a test"})
+	must(t, err)
+	e := openExport(t, m, local, info.ID)
+	w := e.Device.(nbd.Writer)
+	must(t, w.WriteAt(ctx, []byte("written"), 12345))
+	must(t, w.Zero(ctx, 100*testChunk, 5*testChunk, true))
+	must(t, w.Trim(ctx, 110*testChunk, testChunk))
+	must(t, w.Flush(ctx))
+	want := bytes.Clone(r.disk)
+	copy(want[12345:], "written")
+	clear(want[100*testChunk : 105*testChunk])
+	clear(want[110*testChunk : 111*testChunk])
+	if err := m.Drop(ctx, info.ID, false); KindOf(err) != InUse {
+		t.Fatalf("drop with a connection: %v", err)
+	}
+	if err := m.Detach(); KindOf(err) != InUse {
+		t.Fatalf("detach with a connection: %v", err)
+	}
+	e.Close()
+	// The process dies: nothing is closed.
+	m = r.unattached(r.fs)
+	got, err := m.Get(info.ID)
+	must(t, err)
+	if got.State != StoreLocked || got.Usage.DataBytes != 8192 && got.Usage.DataBytes != 4096 || got.Purpose != "a test" || got.Usage.Limit != 1<<20 {
+		t.Fatalf("%+v", got)
+	}
+	if _, err := m.Served().Open(ctx, local, info.ID); kindOf(err) != nbd.KindPolicy {
+		t.Fatalf("open without a store: %v", err)
+	}
+	m.Attach(ctx, r)
+	if err := r.store.Delete(ctx, r.saveset, "test"); dedup.KindOf(err) != dedup.InUse {
+		t.Fatalf("deleted: %v", err)
+	}
+	e = openExport(t, m, local, info.ID)
+	if !bytes.Equal(read(t, e.Device), want) {
+		t.Fatal("the overlay lost something")
+	}
+	ro, err := m.Create(ctx, Spec{Saveset: r.saveset})
+	must(t, err)
+	if !bytes.Equal(read(t, openExport(t, m, local, ro.ID).Device), r.disk) {
+		t.Fatal("the saveset changed")
+	}
+	if err := m.Drop(ctx, info.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Device.ReadAt(ctx, make([]byte, 1), 0); nbd.ErrnoOf(err) != nbd.ESHUTDOWN {
+		t.Fatalf("read of a dropped export: %v", err)
+	}
+	e.Close()
+	if names, _ := r.fs.List("/data/overlays"); !slices.Equal(names, []string{ro.ID}) {
+		t.Fatalf("left: %q", names)
+	}
+	must(t, m.Close())
+}
+
+func TestWhoSees(t *testing.T) {
+	r := newRig(t, false)
+	m := r.manager()
+	ids := map[string]string{}
+	for name, allow := range map[string][]string{"none": nil, "kvm1": {"kvm1"}, "both": {"kvm2", "kvm1", "kvm1"}, "any": {Anybody}} {
+		i, err := m.Create(t.Context(), Spec{Saveset: r.saveset, Overlay: true, Allow: allow})
+		must(t, err)
+		ids[name] = i.ID
+	}
+	remote := nbd.Peer{Remote: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 9)}}
+	loopClient := client("kvm2")
+	loopClient.Loopback = true
+	for name, c := range map[string]struct {
+		peer nbd.Peer
+		want []string
+	}{
+		"unix":                {local, []string{"any", "both", "kvm1", "none"}},
+		"loopback":            {nbd.Peer{Loopback: true, Remote: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}}, []string{"any", "both", "kvm1", "none"}},
+		"remote":              {remote, []string{"any"}},
+		"client":              {client("kvm1"), []string{"any", "both", "kvm1"}},
+		"client on this host": {loopClient, []string{"any", "both"}},
+		"revoked":             {client("revoked"), []string{"any"}},
+		"named like anybody":  {client(Anybody), []string{"any"}},
+	} {
+		list, err := m.Served().List(t.Context(), c.peer)
+		must(t, err)
+		var got []string
+		for label, id := range ids {
+			listed := slices.ContainsFunc(list, func(i nbd.ExportInfo) bool { return i.Name == id })
+			e, err := m.Served().Open(t.Context(), c.peer, id)
+			if listed != (err == nil) {
+				t.Fatalf("%s: export %s is listed: %v, and opens: %v", name, label, listed, err)
+			}
+			if err == nil {
+				e.Close()
+				got = append(got, label)
+			} else if kindOf(err) != nbd.KindUnknownExport {
+				t.Fatalf("%s: export %s: %v", name, label, err)
+			}
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s sees %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+// TestCommit: the new saveset has the overlay's disk and all else as it was, costs what was written, and leaves the old one.
+func TestCommit(t *testing.T) {
+	for _, c := range []struct {
+		disk   string
+		sealed bool
+	}{{"vda.raw", false}, {"images/plain.img", false}, {"vda.raw", true}, {"images/plain.img", true}} {
+		t.Run(fmt.Sprintf("%s sealed %v", c.disk, c.sealed), func(t *testing.T) {
+			r := newRig(t, c.sealed)
+			m := r.manager()
+			ctx := t.Context()
+			info, err := m.Create(ctx, Spec{Saveset: r.saveset, Disk: c.disk, Overlay: true})
+			must(t, err)
+			want := bytes.Clone(r.disk)
+			other, otherDisk := "images/plain.img", r.plain
+			if c.disk != "vda.raw" {
+				want, other, otherDisk = bytes.Clone(r.plain), "vda.raw", r.disk
+			}
+			e := openExport(t, m, local, info.ID)
+			w := e.Device.(nbd.Writer)
+			rnd := rand.New(rand.NewPCG(3, 3))
+			for range 12 {
+				p := make([]byte, 1+rnd.IntN(9000))
+				for i := range p {
+					p[i] = byte(rnd.Uint32())
+				}
+				off := rnd.IntN(len(want) - len(p))
+				must(t, w.WriteAt(ctx, p, int64(off)))
+				copy(want[off:], p)
+			}
+			must(t, w.Zero(ctx, testChunk+10, 2*testChunk-20, true))
+			clear(want[testChunk+10 : 3*testChunk-10])
+			if _, err := m.BeginCommit(ctx, info.ID); KindOf(err) != InUse {
+				t.Fatalf("commit with a connection: %v", err)
+			}
+			e.Close()
+
+			commit, err := m.BeginCommit(ctx, info.ID)
+			must(t, err)
+			if _, err := m.Served().Open(ctx, local, info.ID); kindOf(err) != nbd.KindPolicy {
+				t.Fatalf("open while it is committed: %v", err)
+			}
+			if err := m.Drop(ctx, info.ID, true); KindOf(err) != InUse {
+				t.Fatalf("drop while it is committed: %v", err)
+			}
+			sink, keys := r.begin(r.saveset)
+			var told int64
+			ref, err := commit.Build(ctx, sink, keys, func(n int64) { told = n })
+			must(t, err)
+			old := commit.Manifest()
+			next, err := sink.run.Commit(ctx, dedup.Draft{Root: ref, Client: old.Client, Task: old.Task, TaskType: old.TaskType, Level: "COPY"})
+			must(t, err)
+			commit.End()
+			if c.disk == "vda.raw" && sink.frames > 40 {
+				t.Fatalf("%d chunks were sent", sink.frames)
+			}
+			if told == 0 {
+				t.Fatal("no progress was told")
+			}
+			if next.Entries != old.Entries || next.Logical != old.Logical {
+				t.Fatalf("%d entries of %d bytes, were %d of %d", next.Entries, next.Logical, old.Entries, old.Logical)
+			}
+			for disk, content := range map[string][]byte{c.disk: want, other: otherDisk, "notes.txt": []byte("a note")} {
+				i, err := m.Create(ctx, Spec{Saveset: next.ID, Disk: disk})
+				must(t, err)
+				if !bytes.Equal(read(t, openExport(t, m, local, i.ID).Device), content) {
+					t.Fatalf("%s of the new saveset differs", disk)
+				}
+			}
+			again := openExport(t, m, local, info.ID)
+			if !bytes.Equal(read(t, again.Device), want) {
+				t.Fatal("the overlay changed by its commit")
+			}
+		})
+	}
+}
+
+func TestSealedNeedsItsKey(t *testing.T) {
+	r := newRig(t, true)
+	r.haveKey = false
+	m := r.manager()
+	if _, err := m.Create(t.Context(), Spec{Saveset: r.saveset}); KindOf(err) != Sealed {
+		t.Fatalf("made without the key: %v", err)
+	}
+	r.haveKey = true
+	info, err := m.Create(t.Context(), Spec{Saveset: r.saveset})
+	must(t, err)
+	if !bytes.Equal(read(t, openExport(t, m, local, info.ID).Device), r.disk) {
+		t.Fatal("a sealed disk reads otherwise")
+	}
+	r.haveKey = false
+	if got, _ := m.Get(info.ID); got.State != KeyNeeded || !strings.Contains(got.Problem, "encrypted") {
+		t.Fatalf("%+v", got)
+	}
+	if _, err := m.Served().Open(t.Context(), local, info.ID); kindOf(err) != nbd.KindPolicy {
+		t.Fatalf("opened without the key: %v", err)
+	}
+}
+
+// TestFoldersAtEachPoint fails, and crashes at, every operation of a creation and a drop: at the next start there is a whole
+// export or nothing.
+func TestFoldersAtEachPoint(t *testing.T) {
+	r := newRig(t, false)
+	for _, overlaid := range []bool{false, true} {
+		for i := int64(0); ; i++ {
+			mem := vfs.NewMem()
+			must(t, mem.MkdirAll("/data/overlays"))
+			must(t, mem.SyncDir("/"))
+			must(t, mem.SyncDir("/data"))
+			fail := errorfs.FailAt(i)
+			var crashed []*vfs.Mem
+			armed := false
+			m := r.unattached(errorfs.Wrap(mem, errorfs.Func(func(op errorfs.Op, name string) error {
+				if !armed {
+					return nil
+				}
+				if op.Changes() {
+					crashed = append(crashed, mem.Crash(vfs.CrashOptions{}), mem.Crash(vfs.CrashOptions{Entries: vfs.Kept}))
+				}
+				return fail.Before(op, name)
+			})))
+			m.Attach(t.Context(), r)
+			armed = true
+			info, err := m.Create(t.Context(), Spec{Saveset: r.saveset, Disk: "images/plain.img", Overlay: overlaid})
+			if err != nil && len(m.List()) != 0 {
+				t.Fatalf("a creation that failed left an export: %v", err)
+			}
+			if err == nil {
+				crashed = append(crashed, mem.Crash(vfs.CrashOptions{}))
+				if again := r.unattached(mem.Crash(vfs.CrashOptions{})); len(again.List()) != 1 {
+					t.Fatal("an export that was made is lost")
+				}
+				err := m.Drop(t.Context(), info.ID, false)
+				if err != nil { // a second try finds the disk well again
+					err = m.Drop(t.Context(), info.ID, false)
+				}
+				must(t, err)
+				if names, _ := mem.Crash(vfs.CrashOptions{}).List("/data/overlays"); len(names) != 0 {
+					t.Fatalf("a drop left %q", names)
+				}
+			}
+			must(t, m.Close())
+			for _, c := range crashed {
+				again := r.unattached(c)
+				list := again.List()
+				names, _ := c.List("/data/overlays")
+				if len(list) != len(names) || len(list) > 1 || len(list) == 1 && list[0].State == IsBroken {
+					t.Fatalf("crash: %d exports in %q: %+v", len(list), names, list)
+				}
+				must(t, again.Close())
+			}
+			if !fail.Reached() {
+				break
+			}
+		}
+	}
+}
+
+func TestBroken(t *testing.T) {
+	r := newRig(t, false)
+	m := r.manager()
+	one, err := m.Create(t.Context(), Spec{Saveset: r.saveset, Overlay: true})
+	must(t, err)
+	two, err := m.Create(t.Context(), Spec{Saveset: r.saveset})
+	must(t, err)
+	three, err := m.Create(t.Context(), Spec{Saveset: r.saveset, Overlay: true})
+	must(t, err)
+	must(t, m.Close())
+	must(t, r.fs.Remove("/data/overlays/"+one.ID+"/map"))
+	must(t, vfs.WriteFileSync(r.fs, "/data/overlays/"+two.ID+"/export.json", []byte(`{"version": 2}`)))
+	must(t, r.store.Delete(t.Context(), r.saveset, "nobody has a lease"))
+	m = r.manager()
+	for id, why := range map[string]string{one.ID: "cannot be opened", two.ID: "newer version", three.ID: "is gone"} {
+		i, err := m.Get(id)
+		must(t, err)
+		if i.State != IsBroken || !strings.Contains(i.Problem, why) {
+			t.Errorf("%+v", i)
+		}
+		must(t, m.Drop(t.Context(), id, false))
+	}
+	if names, _ := r.fs.List("/data/overlays"); len(names) != 0 {
+		t.Fatalf("left: %q", names)
+	}
+}

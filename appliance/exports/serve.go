@@ -1,0 +1,277 @@
+package exports
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"sync/atomic"
+
+	"coffer/nbd"
+)
+
+// Served is what an nbd.Server asks.
+func (m *Manager) Served() nbd.Exports { return served{m} }
+
+type served struct{ m *Manager }
+
+var _ nbd.Exports = served{}
+
+// viewer is a peer, as far as it matters for what it sees.
+type viewer struct {
+	local  bool
+	client string
+	name   string // for people
+}
+
+func (m *Manager) viewer(ctx context.Context, p nbd.Peer) viewer {
+	v := viewer{name: peerName(p)}
+	switch {
+	case p.Cert == nil:
+		v.local = p.Local()
+	case m.o.ClientOf != nil:
+		client, err := m.o.ClientOf(ctx, p.Cert)
+		if err != nil {
+			m.log.Warn("certificate of an NBD client does not count", "peer", v.name, "certificate", p.Cert.Subject.CommonName, "error", err)
+			break
+		}
+		v.client = client
+		v.name = "client " + client + " at " + v.name
+	}
+	return v
+}
+
+func peerName(p nbd.Peer) string {
+	if p.Unix || p.Remote == nil {
+		return "the unix socket"
+	}
+	if host, _, err := net.SplitHostPort(p.Remote.String()); err == nil {
+		return host
+	}
+	return p.Remote.String()
+}
+
+// sees tells whether an export exists for a viewer.
+func (v viewer) sees(e *export) bool {
+	allow := e.rec.Allow
+	return v.local || slices.Contains(allow, Anybody) || v.client != "" && slices.Contains(allow, v.client)
+}
+
+// List implements nbd.Exports.
+func (s served) List(ctx context.Context, p nbd.Peer) (out []nbd.ExportInfo, err error) {
+	v := s.m.viewer(ctx, p)
+	for _, e := range s.m.all() {
+		if v.sees(e) {
+			out = append(out, nbd.ExportInfo{Name: e.rec.wireName(), Description: e.describe()})
+		}
+	}
+	return out, nil
+}
+
+func (e *export) describe() string {
+	s := e.rec.Disk + " of task " + e.rec.Task + ", client " + e.rec.Client
+	if e.rec.Overlay {
+		s += ", with overlay"
+	}
+	return s
+}
+
+// Open implements nbd.Exports. An export has two names: that of its list, and its id.
+func (s served) Open(ctx context.Context, p nbd.Peer, name string) (nbd.Export, error) {
+	v := s.m.viewer(ctx, p)
+	for _, e := range s.m.all() {
+		if (e.rec.ID == name || e.rec.wireName() == name) && v.sees(e) {
+			return e.open(ctx, v)
+		}
+	}
+	return nbd.Export{}, &nbd.Error{Kind: nbd.KindUnknownExport, Op: "open export", Name: name}
+}
+
+// open opens the export for one connection.
+func (e *export) open(ctx context.Context, v viewer) (nbd.Export, error) {
+	refuse := func(err error) (nbd.Export, error) {
+		return nbd.Export{}, &nbd.Error{Kind: nbd.KindPolicy, Op: "open export", Name: e.rec.wireName(), Err: err}
+	}
+	if err := e.join(v); err != nil {
+		return refuse(err)
+	}
+	if _, err := e.device(ctx); err != nil {
+		e.leave(v)
+		return refuse(err)
+	}
+	c := &conn{e: e, v: v}
+	out := nbd.Export{Name: e.rec.wireName(), Description: e.describe(), ReadOnly: !e.rec.Overlay, MultiConn: true,
+		Close: func() { e.leave(v) }}
+	if e.rec.Overlay {
+		out.Device = writeConn{c}
+	} else {
+		out.Device = c
+	}
+	return out, nil
+}
+
+// join counts a connection, where the export takes one.
+func (e *export) join(v viewer) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, err := e.state(); err != nil {
+		return err
+	}
+	if e.ended {
+		return failf(NotFound, nil, "export %s was dropped", e.rec.ID)
+	}
+	c := e.conns[v.name]
+	if c == nil {
+		c = &peerConns{}
+		e.conns[v.name] = c
+	}
+	c.n++
+	return nil
+}
+
+func (e *export) leave(v viewer) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.conns[v.name]
+	if c.n--; c.n == 0 {
+		delete(e.conns, v.name)
+	}
+}
+
+// accessed records the first access of a peer. Connections that only ask for sizes are none.
+func (e *export) accessed(v viewer) {
+	e.mu.Lock()
+	c := e.conns[v.name]
+	first := c != nil && !c.recorded
+	if first {
+		c.recorded = true
+	}
+	e.mu.Unlock()
+	if first {
+		e.m.o.Accessed(Access{Export: e.rec.ID, Saveset: e.rec.Saveset.String(), Disk: e.rec.Disk, Peer: v.name, Write: e.rec.Overlay})
+	}
+}
+
+// disk is what connections use.
+type disk interface {
+	nbd.Device
+	nbd.Mapper
+}
+
+// conn is one connection to an export; writeConn is one that takes writes.
+type conn struct {
+	e    *export
+	v    viewer
+	used atomic.Bool // it has read or written
+}
+
+type writeConn struct{ *conn }
+
+var (
+	_ nbd.Device     = (*conn)(nil)
+	_ nbd.Mapper     = (*conn)(nil)
+	_ nbd.BlockSizer = (*conn)(nil)
+	_ nbd.Writer     = writeConn{}
+)
+
+// disk returns the device in use: the overlay, or the disk in the saveset.
+func (c *conn) disk() (disk, error) {
+	c.e.mu.Lock()
+	o, ended := c.e.overlay, c.e.ended
+	c.e.mu.Unlock()
+	if ended {
+		return nil, c.e.gone()
+	}
+	if !c.used.Load() && !c.used.Swap(true) {
+		c.e.accessed(c.v)
+	}
+	if o != nil {
+		return o, nil
+	}
+	return base{c.e}, nil
+}
+
+// told adds the number for the client to an error of this package.
+func told(err error) error {
+	switch KindOf(err) {
+	case Sealed:
+		return errors.Join(err, nbd.EPERM)
+	case Locked:
+		return errors.Join(err, nbd.ESHUTDOWN)
+	}
+	return err
+}
+
+func (c *conn) Size() int64 { return c.e.rec.Size }
+
+// BlockSizes implements nbd.BlockSizer: any request will do.
+func (c *conn) BlockSizes() (minimum, preferred, maximum uint32) { return 1, 4096, 0 }
+
+func (c *conn) ReadAt(ctx context.Context, p []byte, off int64) error {
+	d, err := c.disk()
+	if err == nil {
+		err = d.ReadAt(ctx, p, off)
+	}
+	if err != nil {
+		return told(err)
+	}
+	c.e.read.Add(int64(len(p)))
+	return nil
+}
+
+func (c *conn) Extents(ctx context.Context, off, n int64, yield func(n int64, f nbd.ExtentFlags) bool) error {
+	d, err := c.disk()
+	if err == nil {
+		err = d.Extents(ctx, off, n, yield)
+	}
+	return told(err)
+}
+
+// writer is disk for what an overlay takes.
+func (c writeConn) writer() (nbd.Writer, error) {
+	d, err := c.disk()
+	if err != nil {
+		return nil, err
+	}
+	w, ok := d.(nbd.Writer)
+	if !ok {
+		return nil, nbd.EPERM
+	}
+	return w, nil
+}
+
+func (c writeConn) WriteAt(ctx context.Context, p []byte, off int64) error {
+	w, err := c.writer()
+	if err == nil {
+		err = w.WriteAt(ctx, p, off)
+	}
+	if err != nil {
+		return told(err)
+	}
+	c.e.written.Add(int64(len(p)))
+	return nil
+}
+
+func (c writeConn) Zero(ctx context.Context, off, n int64, mayPunch bool) error {
+	w, err := c.writer()
+	if err == nil {
+		err = w.Zero(ctx, off, n, mayPunch)
+	}
+	return told(err)
+}
+
+func (c writeConn) Trim(ctx context.Context, off, n int64) error {
+	w, err := c.writer()
+	if err == nil {
+		err = w.Trim(ctx, off, n)
+	}
+	return told(err)
+}
+
+func (c writeConn) Flush(ctx context.Context) error {
+	w, err := c.writer()
+	if err == nil {
+		err = w.Flush(ctx)
+	}
+	return told(err)
+}
