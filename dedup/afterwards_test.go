@@ -1,11 +1,14 @@
 package dedup
 
 import (
+	"path"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"coffer/dedup/container"
 	"coffer/dedup/vfs"
 	"coffer/dedup/vfs/errorfs"
 )
@@ -109,4 +112,88 @@ func TestStateThatFailsAfterwards(t *testing.T) {
 			}
 		})
 	}
+}
+
+// mustHold holds a store to what it was told, and its index to its word: by itself, and for a collection.
+func mustHold(t testing.TB, s *Store, trees map[SavesetID]testTree) {
+	t.Helper()
+	for range 2 {
+		for id, tree := range trees {
+			mustCompare(t, s, id, tree)
+		}
+		if err := checkClosure(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		mustCollect(t, s, CollectOptions{Sparse: 0.01})
+	}
+}
+
+// A container whose removal is not synced comes back in a power loss. Until it cannot, no collection goes on: what is said of
+// its dead nodes would be forgotten, and nodes that die later would not be named in it.
+func TestContainerThatComesBack(t *testing.T) {
+	s, o, clock, disk := sickStore(t)
+	r := newRand(t)
+	old := randomTree(r, 30)
+	trees := map[SavesetID]testTree{mustBackup(t, s, old, 1).ID: old}
+	s = collectReopen(t, s, o, false)
+	// In the directory of this epoch come to lie the nodes of two trees, and the data of one that is not kept.
+	moved := make(testTree)
+	for name, chunks := range old {
+		moved[name+" moved"] = chunks
+	}
+	m := halfRun(t, s, randomTree(r, 60), moved)
+	clock.advance(remainsAge + time.Hour)
+	mustCollect(t, s, CollectOptions{Sparse: 0.01})
+	if len(s.tombstones.all()) == 0 {
+		t.Fatal("nothing was buried: the test tests nothing")
+	}
+	mustDelete(t, s, m.ID)
+	dir := path.Dir(container.MakeID(s.epoch, 1).Name())
+	disk.failBelow(dir, errorfs.OpSyncDir)
+	s = collectReopen(t, s, o, false) // what is new lies elsewhere
+	for range 10 {
+		if _, err := s.Collect(t.Context(), CollectOptions{}); err == nil {
+			break
+		}
+	}
+	if disk.met.Load() == 0 {
+		t.Fatal("no removal failed: the test tests nothing")
+	}
+	mustHold(t, disk.afterPowerLoss(t, o, vfs.Lost), trees)
+	disk.fail(nil)
+	mustCollect(t, s, CollectOptions{})
+	mustHold(t, disk.afterPowerLoss(t, o, vfs.Lost), trees)
+	if n := len(s.tombstones.all()); n > 0 {
+		t.Errorf("tombstones of %d containers that are gone", n)
+	}
+}
+
+// Tombstones whose writing failed, and which are there all the same: nobody is told that the store has what they name.
+func TestTombstonesThatFailAfterwards(t *testing.T) {
+	s, o, clock, disk := sickStore(t)
+	r := newRand(t)
+	tree := randomTree(r, 40)
+	kept := tree.mutate(r)
+	m := halfRun(t, s, tree, kept)
+	clock.advance(remainsAge + time.Hour)
+	disk.failBelow(tombstonePrefix, errorfs.OpSyncDir, errorfs.OpRemove)
+	if _, err := s.Collect(t.Context(), CollectOptions{Sparse: 0.01}); err == nil || disk.met.Load() == 0 {
+		t.Fatalf("the collection does not meet the fault: %v", err)
+	}
+	trees := map[SavesetID]testTree{m.ID: kept, mustBackup(t, s, tree, 1).ID: tree}
+	for _, fate := range []vfs.Fate{vfs.Lost, vfs.Kept} {
+		mustHold(t, disk.afterPowerLoss(t, o, fate), trees)
+	}
+	disk.fail(nil)
+	mustCollect(t, s, CollectOptions{Sparse: 0.01})
+	if doubt, lost := s.tombstones.unsure(); doubt || lost {
+		t.Errorf("in doubt %v, lost %v after a collection", doubt, lost)
+	}
+	for _, id := range s.containers.without(nil) {
+		if s.containers.isBarred(id) {
+			t.Errorf("container %v is barred still", id)
+		}
+	}
+	mustHold(t, disk.afterPowerLoss(t, o, vfs.Lost), trees)
+	mustHold(t, collectReopen(t, s, o, true), trees)
 }

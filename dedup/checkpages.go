@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"slices"
 	"time"
 
 	"coffer/dedup/blob"
@@ -209,31 +210,58 @@ func (s *Store) verify(ctx context.Context, dir *container.Directory, f frame.Fr
 	return nil
 }
 
-// clear takes off the list what proved to be as it should be.
+// clear takes off the list what proved to be as it should be. A container that could not be read stays on it while a
+// collection runs: the next check comes here again.
 func (c *check) clear(ctx context.Context, id container.ID, bad map[uint32]error, shell bool) error {
 	s := c.s
-	spoiled := false
+	if s.damage.spoils(id) && s.renewing.TryRLock() {
+		defer s.renewing.RUnlock()
+		switch renewed, err := s.renew(ctx, id); {
+		case err != nil:
+			return err
+		case renewed:
+			c.rep.Healthy += s.damage.drop(func(r *damageRow) bool { return r.Container == id && r.spoils() })
+		}
+	}
 	c.rep.Healthy += s.damage.drop(func(r *damageRow) bool {
 		switch {
 		case r.Container != id:
 			return false
 		case r.sort == damagedFrame:
 			return c.o.Deep && bad[uint32(r.Frame)] == nil
-		case r.sort == damagedContainer:
-			spoiled = true
-			return true
 		}
 		return r.sort == damagedShell && shell
 	})
-	if !spoiled {
-		return nil
+	return nil
+}
+
+// renew takes a container into use again, if its directory can be read after all. It needs s.renewing held.
+//
+// INVARIANT: no collection runs. It has set no marks in the container, whose rows may take over entries of others now, and it
+// may have named all that is in there as dead. Nobody has anything of the container before its dead rows are out.
+func (s *Store) renew(ctx context.Context, id container.ID) (bool, error) {
+	dir, err := container.OpenDirectory(ctx, s.blob, id, s.ring)
+	switch k := kindFromBelow(err); {
+	case err != nil && (k == Damaged || k == WrongKey || k == NotFound):
+		return false, nil
+	case err != nil:
+		return false, wrap("open container", id.String(), err)
+	}
+	if err := s.enterAgain(ctx, dir); err != nil {
+		return false, err
 	}
 	s.containers.unspoil(id)
-	dir, err := container.OpenDirectory(ctx, s.blob, id, s.ring)
-	if err != nil {
-		return wrap("open container", id.String(), err)
+	return true, nil
+}
+
+// spoils reports whether a container is on the list as a whole.
+func (l *damageList) spoils(id container.ID) bool {
+	if !l.any.Load() {
+		return false
 	}
-	return s.enterAgain(ctx, dir)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.rows, func(r *damageRow) bool { return r.Container == id && r.spoils() })
 }
 
 // unspoil says that a container can be read after all.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"coffer/dedup/blob"
 	"coffer/dedup/container"
 	"coffer/dedup/digest"
 )
@@ -64,6 +65,9 @@ func (c *collection) run(ctx context.Context) error {
 	c.s.containers.watch(true)
 	defer c.s.containers.watch(false)
 	defer c.reenter(ctx)
+	if err := c.s.settle(ctx); err != nil {
+		return err
+	}
 	if err := c.mark(ctx); err != nil {
 		return err
 	}
@@ -79,6 +83,23 @@ func (c *collection) run(ctx context.Context) error {
 		return err
 	}
 	return c.finish(ctx)
+}
+
+// settle makes sure that what is gone stays so.
+//
+// INVARIANT G8: a container whose removal was not synced, by a collection or in the place of a run's that failed, would come
+// back and have nodes whose deaths since then it is not named for; a manifest, without the state that deleted it.
+func (s *Store) settle(ctx context.Context) error {
+	b, ok := s.blob.(blob.Settler)
+	if !ok {
+		return nil
+	}
+	for _, prefix := range []string{container.Prefix, manifestPrefix} {
+		if err := b.Settle(ctx, prefix); err != nil {
+			return wrap("settle removals", "", err)
+		}
+	}
+	return nil
 }
 
 // enough ends the collection, between two steps, when its budget is used up.

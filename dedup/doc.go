@@ -69,8 +69,9 @@
 //	for nodes, and never the locality cache; what it found in a container that was condemned at some time it looks up
 //	again when it has the pin.
 //	INVARIANT G3 (no return): before anything below a dead node goes, the tombstones name it durably, in every container
-//	that has a copy of it. They are one object, replaced as a whole, for a parent must not stay without its child. Who
-//	enters a container into the index again leaves out what they name, and removes it if it is there still.
+//	that has a copy of it. They are replaced as a whole, for a parent must not stay without its child. Who enters a
+//	container into the index again leaves out what they name, and removes it if it is there still. A container that cannot
+//	be read is named as a whole. While it is in doubt whether they were written, nobody has what they would name.
 //	INVARIANT G4 (data last): an entry of a data chunk leaves the index only with its container. A dead chunk in a live
 //	container may be had.
 //	INVARIANT G5 (copy before delete): live chunks of a condemned container are durable in another and have the entry in
@@ -83,6 +84,8 @@
 //	anything is decided on them. Only containers that were there when the mark began are judged, because chunks may have
 //	moved into others since. While a manifest, or a node that a saveset needs, cannot be read, nothing is removed. No copy
 //	goes of a chunk that a saveset needs and that the index does not have, or has in a damaged place.
+//	INVARIANT G8 (gone for good): no collection begins while a container or a manifest that is gone may come back in a crash,
+//	because its removal could not be synced.
 //
 // A crash at any point leaves copies twice or garbage, never a gap, and the next collection starts with a new mark.
 //
@@ -138,20 +141,21 @@
 //	view        yes    yes    yes       1       yes      4         yes    yes    yes    no       5
 //	SetState    yes    yes    6         6       yes      yes       yes    yes    yes    no       5
 //	delete      1      1      6         6       7        7         yes    yes    yes    no       5
-//	GC mark     yes    yes    yes       7       no       no        yes    10     yes    no       stops
+//	GC mark     yes    yes    yes       7       no       no        8      10     yes    no       stops
 //	GC sweep    2      4      yes       7       no       no        8      10     9      no       stops
-//	check       yes    yes    yes       yes     yes      8         no     10     yes    no       stops
+//	check       yes    yes    yes       yes     8        8         no     10     yes    no       stops
 //	heal        yes    yes    yes       yes     10       10        10     no     9      no       stops
 //	keys        9      yes    yes       yes     yes      9         yes    9      no     no       5
 //	reindex     no     no     no        no      no       no        no     no     no     no       no
 //
 // 1: refused (InUse) while the saveset is leased. 2: by pin and condemn. 3: the run is aborted. 4: containers may go
 // under a reader; it looks the chunk up once more. 5: Close wins; later calls are refused (Closed). 6: one at a time for
-// each saveset. 7: a deletion counts from the next mark on. 8: check skips a container that went away. 9: a container is
-// written under the key that was the newest when it was opened; a key is destroyed only when no container names it.
-// 10: one at a time: they share one lock (Kind InUse names who holds it). Reindex is part of Open: nothing runs beside it.
-// Mounts, exports and migration read through views, and count as such. Two processes: never; the spool's lock, the blob
-// store's lock and the epoch keep the second one out, and a writer whose epoch was taken over writes no manifest.
+// each saveset. 7: a deletion counts from the next mark on. 8: check skips a container that went away, and leaves one for
+// later that proves to be readable after all. 9: a container is written under the key that was the newest when it was
+// opened; a key is destroyed only when no container names it. 10: one at a time: they share one lock (Kind InUse names who
+// holds it). Reindex is part of Open: nothing runs beside it. Mounts, exports and migration read through views, and count as
+// such. Two processes: never; the spool's lock, the blob store's lock and the epoch keep the second one out, and a writer
+// whose epoch was taken over writes no manifest.
 //
 // # Memory
 //

@@ -78,6 +78,8 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (CollectReport, e
 		return CollectReport{}, err
 	}
 	defer end()
+	s.renewing.Lock()
+	defer s.renewing.Unlock()
 	c := newCollection(s, o)
 	err = c.run(ctx)
 	c.report.Complete = err == nil

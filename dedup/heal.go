@@ -125,6 +125,8 @@ func (s *Store) healObject(ctx context.Context, form string) error {
 		return s.deleteObject(ctx, name) // what they said is found again, or not needed
 	case family.kind == epochKind:
 		return s.rewriteEpoch(ctx)
+	case family.kind == tombstoneKind || family.kind == tombstonePartKind:
+		return s.rebury(ctx, name)
 	case family.kind == domainKind:
 		return s.rewriteDomain(ctx, name, form)
 	case family.kind == stateKind && s.superseded(name):

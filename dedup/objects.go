@@ -48,6 +48,7 @@ var objectFamilies = [...]objectFamily{
 	{manifestPrefix, manifestKind},
 	{statePrefix, stateKind},
 	{tombstonePrefix, tombstoneKind},
+	{tombstonePartPrefix, tombstonePartKind},
 	{damagePrefix, damageKind},
 	{checkPrefix, checkKind},
 }
@@ -70,8 +71,11 @@ func stateName(id SavesetID, n uint32) string {
 
 // newestVersion is the highest version of a kind of object that this program knows.
 func newestVersion(kind string) int {
-	if kind == manifestKind {
+	switch kind {
+	case manifestKind:
 		return manifestSealed
+	case tombstoneKind:
+		return tombstonesInParts
 	}
 	return objectVersion
 }

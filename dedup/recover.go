@@ -265,10 +265,13 @@ func (s *Store) enterAgain(ctx context.Context, dir *container.Directory) error 
 		err := s.index.PutRows(ctx, dir, func(_ digest.Digest, old index.Loc) bool { return s.containers.usable(old.Container) })
 		return wrap("index container", dir.ID().String(), err)
 	}
+	if dir.Kind() == container.Data {
+		dead = grave{} // below a chunk there is nothing
+	}
 	if err := s.dropRows(ctx, dir, dead.has); err != nil {
 		return err
 	}
-	return s.enter(ctx, dir, s.containers.usable, dead)
+	return s.enter(ctx, dir, s.containers.usable, dead.has)
 }
 
 // dropRows takes the entries of those rows of a container that the function names out of the index, where they name this
@@ -299,9 +302,12 @@ func (s *Store) dropRows(ctx context.Context, dir *container.Directory, drop fun
 	return flush()
 }
 
-// enter puts a container into the index, synced, and into the locality cache, without its dead rows. A digest that the
+// enter puts a container into the index, synced, and into the locality cache, without its dead rows (nil: it has none). A digest that the
 // index has elsewhere stays there if holds says so of the container that it names; else it gives way.
-func (s *Store) enter(ctx context.Context, dir *container.Directory, holds func(container.ID) bool, dead slotBits) error {
+func (s *Store) enter(ctx context.Context, dir *container.Directory, holds func(container.ID) bool, dead func(slot uint32) bool) error {
+	if dead == nil {
+		dead = grave{}.has
+	}
 	elsewhere := make(map[digest.Digest]struct{})
 	keep := func(d digest.Digest, old index.Loc) bool {
 		if old.Container == dir.ID() || s.badRow(ctx, old) || !holds(old.Container) {
@@ -313,7 +319,7 @@ func (s *Store) enter(ctx context.Context, dir *container.Directory, holds func(
 	if err := s.cover(ctx, dir); err != nil {
 		return err
 	}
-	if err := s.index.PutLive(ctx, dir, keep, dead.has); err != nil {
+	if err := s.index.PutLive(ctx, dir, keep, dead); err != nil {
 		return wrap("index container", dir.ID().String(), err)
 	}
 	s.dirs.put(dir, elsewhere)

@@ -48,6 +48,9 @@ type Store struct {
 
 	maintenance maintenance // which long operations run
 	tombstones  tombstones  // dead nodes in live containers
+	// renewing is held for reading while a container that proved to be readable is taken into use again, and for writing
+	// while a collection runs.
+	renewing sync.RWMutex
 	// sealing is held for reading while an object is sealed and put, and for writing while one is deleted or sealed again.
 	sealing    sync.RWMutex
 	oldObjects atomic.Bool // an object was met, or must be expected, that names an old store key

@@ -83,29 +83,39 @@ func (c *collection) buryDead(ctx context.Context, condemned []container.ID) err
 	if err != nil {
 		return err
 	}
-	graves := c.s.tombstones.all()
-	if graves == nil {
-		graves = make(map[container.ID]slotBits)
-	}
-	changed := false
+	all, changed := c.s.tombstones.all(), false
 	for _, id := range c.ids {
-		if c.old[id].kind != container.Node || !c.s.containers.has(id) {
-			continue
-		}
-		bits, err := c.graveOf(ctx, id, graves[id], dead)
+		g, more, err := c.graveOf(ctx, id, all[id], dead)
 		if err != nil {
 			return err
 		}
-		if bits != nil {
-			graves[id], changed = bits, true
+		if more {
+			all[id], changed = g, true
 		}
 	}
-	if _, lost := c.s.tombstones.buried(0); changed || lost {
-		if err := c.s.bury(ctx, graves); err != nil {
+	if doubt, lost := c.s.tombstones.unsure(); changed || doubt || lost {
+		if err := c.bury(ctx, condemned, all); err != nil {
 			return err
 		}
 	}
-	return c.dropBuried(ctx, condemned, graves)
+	return c.dropBuried(ctx, condemned, all)
+}
+
+// bury makes tombstones durable. When it is in doubt whether they are, what they name must not be had: the containers are
+// barred until a collection succeeds, or the store opens anew.
+func (c *collection) bury(ctx context.Context, condemned []container.ID, dead graves) error {
+	err := c.s.bury(ctx, dead)
+	if doubt, _ := c.s.tombstones.unsure(); err != nil && doubt {
+		c.bar(condemned)
+	}
+	return err
+}
+
+// bar keeps what is condemned from being had when it is reprieved.
+func (c *collection) bar(condemned []container.ID) {
+	for _, id := range condemned {
+		c.s.containers.bar(id, true)
+	}
 }
 
 // deadNodes returns the digests, eight bytes of each, of nodes that are dead where the index names them. What looks like one
@@ -113,7 +123,7 @@ func (c *collection) buryDead(ctx context.Context, condemned []container.ID) err
 func (c *collection) deadNodes(ctx context.Context, condemned []container.ID) (map[uint64]struct{}, error) {
 	dead := make(map[uint64]struct{})
 	for _, id := range condemned {
-		err := c.eachNode(ctx, id, func(_ uint32, d digest.Digest, st nodeState) {
+		_, err := c.eachNode(ctx, id, func(_ uint32, d digest.Digest, st nodeState) {
 			if st.rowState == rowDead {
 				dead[nodeKey(&d)] = struct{}{}
 			}
@@ -127,42 +137,52 @@ func (c *collection) deadNodes(ctx context.Context, condemned []container.ID) (m
 
 func nodeKey(d *digest.Digest) uint64 { return binary.LittleEndian.Uint64(d[:8]) }
 
-func (c *collection) eachNode(ctx context.Context, id container.ID, f func(slot uint32, d digest.Digest, st nodeState)) error {
+// eachNode tells the state of each row of a container; false when that cannot be read.
+func (c *collection) eachNode(ctx context.Context, id container.ID, f func(slot uint32, d digest.Digest, st nodeState)) (bool, error) {
 	dir, err := c.find.directory(ctx, id)
 	if err != nil || dir == nil {
-		return err
+		return false, err
 	}
 	states, err := c.nodeStates(ctx, dir)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for slot := range uint32(len(states)) {
 		f(slot, dir.Digest(slot), states[slot])
 	}
-	return nil
+	return true, nil
 }
 
-// graveOf returns the slots of a container that are to be named as dead, nil when none comes to those that are.
-func (c *collection) graveOf(ctx context.Context, id container.ID, known slotBits, dead map[uint64]struct{}) (slotBits, error) {
-	bits, more := append(slotBits(nil), known...), false
-	err := c.eachNode(ctx, id, func(slot uint32, d digest.Digest, st nodeState) {
+// graveOf returns the slots of a container that are to be named as dead, and whether they are more than those that are.
+//
+// INVARIANT G3: a container that cannot be read now is named as a whole: nobody knows which nodes it has, and what is below
+// them goes. It has none that a saveset needs.
+func (c *collection) graveOf(ctx context.Context, id container.ID, known grave, dead map[uint64]struct{}) (g grave, more bool, err error) {
+	if known.all || !c.s.containers.has(id) || c.old[id].kind == container.Data {
+		return known, false, nil
+	}
+	bits := append(slotBits(nil), known.dead...)
+	there, err := c.eachNode(ctx, id, func(slot uint32, d digest.Digest, st nodeState) {
 		_, copied := dead[nodeKey(&d)]
 		if st.rowState == rowDead || (st.rowState == rowElsewhere && copied) {
 			bits, more = bits.with(slot, 0), true
 		}
 	})
-	if err != nil || !more {
-		return nil, err
+	switch {
+	case err != nil:
+		return known, false, err
+	case there || !c.s.containers.has(id):
+		return grave{dead: bits}, more, nil
+	case c.marks.marked(id):
+		return known, false, &Error{Kind: Damaged, Op: "collect", Object: id.String(), Err: errUnreadable}
 	}
-	return bits, nil
+	return grave{all: true}, true, nil
 }
 
 // dropBuried removes the entries of dead nodes. It is not to be interrupted: some gone and some not would leave a parent
 // without its child. When it fails the containers are barred until a collection succeeds, or the store opens anew.
-func (c *collection) dropBuried(ctx context.Context, condemned []container.ID, graves map[container.ID]slotBits) error {
-	for _, id := range condemned {
-		c.s.containers.bar(id, true)
-	}
+func (c *collection) dropBuried(ctx context.Context, condemned []container.ID, dead graves) error {
+	c.bar(condemned)
 	whole := context.WithoutCancel(ctx)
 	for _, id := range condemned {
 		dir, err := c.find.directory(whole, id)
@@ -172,7 +192,7 @@ func (c *collection) dropBuried(ctx context.Context, condemned []container.ID, g
 		if dir == nil {
 			continue
 		}
-		if err := c.s.dropRows(whole, dir, graves[id].has); err != nil {
+		if err := c.s.dropRows(whole, dir, dead[id].has); err != nil {
 			return err
 		}
 	}

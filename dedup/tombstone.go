@@ -5,126 +5,36 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"coffer/dedup/container"
 )
 
-// Tombstones are one small object of the store; FORMAT.md explains the fields.
-const (
-	tombstonePrefix = "tombstones/"
-	tombstoneKind   = "tombstones"
-)
-
-func tombstoneName(n uint32) string { return fmt.Sprintf("%s%08x", tombstonePrefix, n) }
-
-// tombstonesObject names the slots of all dead nodes in containers that still exist. A new object replaces the one before
-// it as a whole: dead nodes leave all together.
-type tombstonesObject struct {
-	Version    int              `json:"version"`
-	Number     uint32           `json:"number"`
-	Time       time.Time        `json:"time"`
-	Containers []tombstoneEntry `json:"containers"`
-}
-
-// tombstoneEntry is the dead slots of one container.
-type tombstoneEntry struct {
-	Container string `json:"container"`
-	// Dead has a bit for each slot, the lowest bit of the first byte for slot 0, without zero bytes at its end.
-	Dead []byte `json:"dead"`
-}
-
 // tombstones are the dead slots by container, as the newest object says.
 type tombstones struct {
 	mu     sync.Mutex
-	number uint32                    // guarded by mu: highest in use
-	dead   map[container.ID]slotBits // guarded by mu; the sets are never changed
-	lost   bool                      // guarded by mu: the newest object cannot be read
-	names  []string                  // guarded by mu: objects that are there
+	number uint32   // guarded by mu: highest in use
+	dead   graves   // guarded by mu; never changed
+	lost   bool     // guarded by mu: the newest object cannot be read
+	doubt  bool     // guarded by mu: there may be a newer object, whose writing failed
+	names  []string // guarded by mu: objects that are there, or may be
+	limit  int      // of an object's bytes
 }
 
-func (o *tombstonesObject) decode() (map[container.ID]slotBits, error) {
-	dead := make(map[container.ID]slotBits, len(o.Containers))
-	last := container.ID(0)
-	for i, e := range o.Containers {
-		n, err := strconv.ParseUint(e.Container, 16, 64)
-		id := container.ID(n)
-		if err != nil || id.String() != e.Container || (i > 0 && id <= last) {
-			return nil, fmt.Errorf("container %q", e.Container)
-		}
-		if len(e.Dead) == 0 || e.Dead[len(e.Dead)-1] == 0 || len(e.Dead) > container.MaxSize/minRow/8+1 {
-			return nil, fmt.Errorf("container %v: %d bytes of slots", id, len(e.Dead))
-		}
-		last, dead[id] = id, bitsOf(e.Dead)
-	}
-	return dead, nil
-}
-
-func newTombstonesObject(number uint32, now time.Time, dead map[container.ID]slotBits) tombstonesObject {
-	o := tombstonesObject{Version: objectVersion, Number: number, Time: now.UTC().Round(0), Containers: []tombstoneEntry{}}
-	for _, id := range slices.Sorted(maps.Keys(dead)) {
-		if b := dead[id].bytes(); len(b) > 0 {
-			o.Containers = append(o.Containers, tombstoneEntry{id.String(), b})
-		}
-	}
-	return o
-}
-
-func bitsOf(b []byte) slotBits {
-	bits := make(slotBits, (len(b)+7)/8)
-	for i, x := range b {
-		bits[i/8] |= uint64(x) << (i % 8 * 8)
-	}
-	return bits
-}
-
-// bytes is the stored form of a set.
-func (b slotBits) bytes() []byte {
-	out := make([]byte, 0, len(b)*8)
-	for _, w := range b {
-		for i := range 8 {
-			out = append(out, byte(w>>(8*i)))
-		}
-	}
-	for len(out) > 0 && out[len(out)-1] == 0 {
-		out = out[:len(out)-1]
-	}
-	return out
-}
-
-// loadTombstones reads the newest object. One that is damaged makes the dead nodes unknown: see lostTombstones.
+// loadTombstones reads the newest object. One that is damaged makes the dead nodes unknown: see enterAgain.
 func (s *Store) loadTombstones(ctx context.Context) error {
 	t := &s.tombstones
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for o, err := range s.objects(ctx, tombstonePrefix) {
-		if err != nil {
-			return wrap("list tombstones", "", err)
-		}
-		if n, ok := parseNumber(strings.TrimPrefix(o.name, tombstonePrefix)); ok {
-			t.number = max(t.number, n)
-			t.names = append(t.names, o.name)
-		}
+	t.limit = maxObject
+	newest, err := s.listTombstones(ctx)
+	if err != nil || newest == 0 {
+		return err
 	}
-	if len(t.names) == 0 {
-		return nil
-	}
-	var o tombstonesObject
-	name := tombstoneName(t.number)
-	err := s.getObject(ctx, tombstoneKind, name, &o)
-	if err == nil && o.Number != t.number {
-		err = &Error{Kind: Damaged, Op: "read tombstones", Object: name, Err: errors.New("it is another one's")}
-	}
-	if err == nil {
-		if t.dead, err = o.decode(); err != nil {
-			err = &Error{Kind: Damaged, Op: "read tombstones", Object: name, Err: err}
-		}
-	}
-	if KindOf(err) == Damaged {
+	name := tombstoneName(newest)
+	t.dead, err = s.readTombstones(ctx, name, newest)
+	if KindOf(err) == Damaged || KindOf(err) == NotFound {
 		s.log.Error("tombstones are damaged: no node is had from a container that has to be indexed anew", "object", name, "err", err)
 		s.damaged.Add(1)
 		t.lost, t.dead = true, nil
@@ -133,50 +43,156 @@ func (s *Store) loadTombstones(ctx context.Context) error {
 	return err
 }
 
-// buried returns the dead slots of a container, nil for none. lost: nobody knows which they are.
-func (t *tombstones) buried(id container.ID) (dead slotBits, lost bool) {
+// listTombstones learns which objects there are, and returns the number of the newest; 0: none. Parts of a number that has
+// no object are what a crash left. It needs s.tombstones.mu held.
+func (s *Store) listTombstones(ctx context.Context) (newest uint32, err error) {
+	t := &s.tombstones
+	for _, prefix := range []string{tombstonePrefix, tombstonePartPrefix} {
+		for o, err := range s.objects(ctx, prefix) {
+			if err != nil {
+				return 0, wrap("list tombstones", "", err)
+			}
+			number, _, _ := strings.Cut(strings.TrimPrefix(o.name, prefix), "-")
+			n, ok := parseNumber(number)
+			if !ok {
+				continue // not ours
+			}
+			t.number = max(t.number, n)
+			t.names = append(t.names, o.name)
+			if prefix == tombstonePrefix {
+				newest = max(newest, n)
+			}
+		}
+	}
+	return newest, nil
+}
+
+// readTombstones reads an object with its parts. Kinds Damaged, and NotFound for a part that is missing.
+func (s *Store) readTombstones(ctx context.Context, name string, number uint32) (graves, error) {
+	damaged := func(name string, err error) error {
+		return &Error{Kind: Damaged, Op: "read tombstones", Object: name, Err: err}
+	}
+	var o tombstonesObject
+	if err := s.getObject(ctx, tombstoneKind, name, &o); err != nil {
+		return nil, err
+	}
+	if o.Number != number {
+		return nil, damaged(name, errors.New("it is another one's"))
+	}
+	if err := o.check(); err != nil {
+		return nil, damaged(name, err)
+	}
+	dead := make(graves, len(o.Containers))
+	last, err := dead.add(o.Containers, 0)
+	if err != nil {
+		return nil, damaged(name, err)
+	}
+	for i := range o.Parts {
+		var p tombstonePart
+		name := tombstonePartName(number, i)
+		if err := s.getObject(ctx, tombstonePartKind, name, &p); err != nil {
+			return nil, err
+		}
+		if p.Number != number || p.Part != i {
+			return nil, damaged(name, errors.New("it is another one's"))
+		}
+		if last, err = dead.add(p.Containers, last); err != nil {
+			return nil, damaged(name, err)
+		}
+	}
+	return dead, nil
+}
+
+// buried returns the dead slots of a container. lost: nobody knows which they are.
+func (t *tombstones) buried(id container.ID) (dead grave, lost bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.dead[id], t.lost
 }
 
-// all returns the dead slots of all containers; the sets must not be changed.
-func (t *tombstones) all() map[container.ID]slotBits {
+// all returns the dead slots of all containers.
+func (t *tombstones) all() graves {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return maps.Clone(t.dead)
+	dead := make(graves, len(t.dead))
+	maps.Copy(dead, t.dead)
+	return dead
+}
+
+// unsure reports whether the newest object may say something else than what is in memory.
+func (t *tombstones) unsure() (doubt, lost bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.doubt, t.lost
 }
 
 // bury makes the dead slots of all containers durable, in place of what was known before. It may use the reserve: it is what
-// makes space.
-func (s *Store) bury(ctx context.Context, dead map[container.ID]slotBits) error {
+// makes space. When it fails, and an object may be there all the same, the tombstones are in doubt until the next bury:
+// nobody may rely on what they would name.
+//
+// INVARIANT: the parts are durable before the object that counts them, and what went before stays until that is.
+func (s *Store) bury(ctx context.Context, dead graves) error {
 	t := &s.tombstones
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := t.number + 1
-	name := tombstoneName(n)
-	t.number = n // a number is never used twice, whatever comes of it
-	if err := s.putObject(ctx, tombstoneKind, name, newTombstonesObject(n, s.opts.Now(), dead)); err != nil {
+	t.number++ // a number is never used twice, whatever comes of it
+	names, err := s.putTombstones(ctx, t.number, dead)
+	if err != nil {
+		left := s.dropTombstones(context.WithoutCancel(ctx), names)
+		t.doubt = t.doubt || len(left) > 0 && left[0] == tombstoneName(t.number)
+		t.names = append(t.names, left...)
 		return err
 	}
 	old := t.names
-	t.names, t.dead, t.lost = []string{name}, dead, false
-	for _, o := range old {
-		if err := s.deleteObject(ctx, o); err != nil {
-			s.log.Warn("old tombstones stay", "object", o, "err", err)
-			t.names = append(t.names, o)
+	t.names, t.dead, t.lost, t.doubt = names, dead, false, false
+	t.names = append(t.names, s.dropTombstones(ctx, old)...)
+	return nil
+}
+
+// putTombstones writes tombstones, and returns the names of all objects that there may be, in the order in which they go:
+// the one that counts first.
+func (s *Store) putTombstones(ctx context.Context, n uint32, dead graves) (names []string, err error) {
+	o, parts := newTombstones(n, s.opts.Now(), dead, s.tombstones.limit)
+	if len(parts) > maxTombstoneParts {
+		return nil, &Error{Kind: Invalid, Op: "put tombstones", Object: tombstoneName(n), Err: fmt.Errorf("%d parts, limit %d", len(parts), maxTombstoneParts)}
+	}
+	for _, p := range parts {
+		name := tombstonePartName(n, p.Part)
+		names = append(names, name)
+		if err := s.putObject(ctx, tombstonePartKind, name, p); err != nil {
+			return names, err
+		}
+	}
+	names = append([]string{tombstoneName(n)}, names...)
+	return names, s.putObject(ctx, tombstoneKind, tombstoneName(n), o)
+}
+
+// dropTombstones removes objects in their order, and returns those that may still be there.
+func (s *Store) dropTombstones(ctx context.Context, names []string) (left []string) {
+	for i, name := range names {
+		if err := s.deleteObject(ctx, name); err != nil {
+			s.log.Warn("tombstones that do not count stay", "object", name, "err", err)
+			return names[i:]
 		}
 	}
 	return nil
 }
 
-// forgetTombstones drops what is said of containers that are gone.
+// forgetTombstones drops what is said of containers that are gone for good.
 func (s *Store) forgetTombstones(ctx context.Context) error {
 	dead := s.tombstones.all()
 	n := len(dead)
-	maps.DeleteFunc(dead, func(id container.ID, _ slotBits) bool { return !s.containers.has(id) })
+	maps.DeleteFunc(dead, func(id container.ID, _ grave) bool { return !s.containers.has(id) })
 	if len(dead) == n {
 		return nil
 	}
 	return s.bury(ctx, dead)
+}
+
+// rebury writes the tombstones anew as they are in memory. Kind Damaged: they could not be read.
+func (s *Store) rebury(ctx context.Context, name string) error {
+	if _, lost := s.tombstones.unsure(); lost {
+		return &Error{Kind: Damaged, Op: "heal object", Object: name}
+	}
+	return s.bury(ctx, s.tombstones.all())
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"maps"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -20,65 +21,118 @@ func bitsWith(slots ...uint32) (b slotBits) {
 	return b
 }
 
-func TestTombstoneGolden(t *testing.T) {
-	dead := map[container.ID]slotBits{
-		container.MakeID(2, 1): bitsWith(0, 9, 64), container.MakeID(1, 7): bitsWith(3), container.MakeID(1, 8): nil}
-	got := golden(t, "tombstones.json", newTombstonesObject(5, time.Unix(1_800_000_000, 5), dead))
-	var o tombstonesObject
-	if err := decodeObject(tombstoneKind, "", got, &o); err != nil {
-		t.Fatal(err)
+func sameGraves(a, b graves) bool {
+	return maps.EqualFunc(a, b, func(x, y grave) bool { return x.all == y.all && slices.Equal(x.dead, y.dead) })
+}
+
+func decodeTombstones(b []byte) (o tombstonesObject, dead graves, err error) {
+	dead = make(graves)
+	if err = decodeObject(tombstoneKind, "", b, &o); err == nil {
+		err = o.check()
 	}
-	back, err := o.decode()
+	if err == nil {
+		_, err = dead.add(o.Containers, 0)
+	}
+	return o, dead, err
+}
+
+func TestTombstoneGolden(t *testing.T) {
+	dead := graves{container.MakeID(2, 1): {dead: bitsWith(0, 9, 64)}, container.MakeID(1, 7): {dead: bitsWith(3)}, container.MakeID(1, 8): {}}
+	o, parts := newTombstones(5, time.Unix(1_800_000_000, 5), dead, maxObject)
+	_, back, err := decodeTombstones(golden(t, "tombstones.json", o))
 	delete(dead, container.MakeID(1, 8))
-	if err != nil || !maps.EqualFunc(back, dead, slices.Equal) {
+	if err != nil || len(parts) > 0 || !sameGraves(back, dead) {
 		t.Errorf("comes back as %v, %v", back, err)
+	}
+	dead[container.MakeID(1, 9)] = grave{all: true}
+	o, _ = newTombstones(5, time.Unix(1_800_000_000, 5), dead, maxObject)
+	if _, back, err = decodeTombstones(golden(t, "tombstones-whole.json", o)); err != nil || !sameGraves(back, dead) {
+		t.Errorf("comes back as %v, %v", back, err)
+	}
+	o, parts = newTombstones(5, time.Unix(1_800_000_000, 5), dead, 1)
+	if len(parts) != 3 {
+		t.Fatalf("%d parts", len(parts))
+	}
+	if _, back, err = decodeTombstones(golden(t, "tombstones-parts.json", o)); err != nil || len(back) > 0 {
+		t.Errorf("comes back as %v, %v", back, err)
+	}
+	var p tombstonePart
+	if err := decodeObject(tombstonePartKind, "", golden(t, "tombstone-part.json", parts[1]), &p); err != nil || p.Part != 1 {
+		t.Errorf("comes back as %+v, %v", p, err)
 	}
 }
 
+// No object grows beyond what a reader takes, whatever lies in it, and a few large entries are not scattered.
+func TestTombstonesAreCut(t *testing.T) {
+	dead := make(graves)
+	all := slotBits(bytesOf(0xff, container.MaxSize/minRow/8))
+	for i := range uint32(2000) {
+		dead[container.MakeID(1, i)] = grave{dead: bitsWith(0, i*100)}
+	}
+	dead[container.MakeID(1, 1000)] = grave{dead: all}
+	dead[container.MakeID(1, 1001)] = grave{all: true}
+	o, parts := newTombstones(math.MaxUint32, time.Unix(1_800_000_000, 999_999_999), dead, maxObject)
+	if o.Version != tombstonesInParts || int(o.Parts) != len(parts) || len(parts) < 3 || len(parts) > 20 {
+		t.Fatalf("version %d, %d parts, %d made", o.Version, o.Parts, len(parts))
+	}
+	back, last := make(graves), container.ID(0)
+	for _, p := range parts {
+		b, err := json.Marshal(p)
+		if err != nil || len(b) > maxObject {
+			t.Fatalf("part %d: %d bytes, %v", p.Part, len(b), err)
+		}
+		if last, err = back.add(p.Containers, last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !sameGraves(back, dead) {
+		t.Error("the parts are not the whole")
+	}
+}
+
+func bytesOf(x byte, n int) slotBits { return bitsOf(bytes.Repeat([]byte{x}, n)) }
+
 func TestTombstonesRefused(t *testing.T) {
 	for name, text := range map[string]string{
-		"not a container":   `{"version":1,"number":1,"containers":[{"container":"7","dead":"AQ=="}]}`,
-		"upper case":        `{"version":1,"number":1,"containers":[{"container":"000000010000000A","dead":"AQ=="}]}`,
-		"twice":             `{"version":1,"number":1,"containers":[{"container":"0000000100000001","dead":"AQ=="},{"container":"0000000100000001","dead":"AQ=="}]}`,
-		"no slots":          `{"version":1,"number":1,"containers":[{"container":"0000000100000001","dead":""}]}`,
-		"zeros at the end":  `{"version":1,"number":1,"containers":[{"container":"0000000100000001","dead":"AQA="}]}`,
-		"an unknown member": `{"version":1,"number":1,"containers":[],"more":1}`,
+		"not a container":             `{"version":1,"number":1,"containers":[{"container":"7","dead":"AQ=="}]}`,
+		"upper case":                  `{"version":1,"number":1,"containers":[{"container":"000000010000000A","dead":"AQ=="}]}`,
+		"twice":                       `{"version":1,"number":1,"containers":[{"container":"0000000100000001","dead":"AQ=="},{"container":"0000000100000001","dead":"AQ=="}]}`,
+		"no slots":                    `{"version":1,"number":1,"containers":[{"container":"0000000100000001","dead":""}]}`,
+		"zeros at the end":            `{"version":1,"number":1,"containers":[{"container":"0000000100000001","dead":"AQA="}]}`,
+		"an unknown member":           `{"version":1,"number":1,"containers":[],"more":1}`,
+		"whole, of version 1":         `{"version":1,"number":1,"containers":[{"container":"0000000100000001","all":true}]}`,
+		"whole and not":               `{"version":2,"number":1,"containers":[{"container":"0000000100000001","dead":"AQ==","all":true}]}`,
+		"parts of version 1":          `{"version":1,"number":1,"parts":1,"containers":[]}`,
+		"parts and more":              `{"version":2,"number":1,"parts":1,"containers":[{"container":"0000000100000001","dead":"AQ=="}]}`,
+		"more parts than anybody has": `{"version":2,"number":1,"parts":4000000000,"containers":[]}`,
 	} {
-		var o tombstonesObject
-		err := decodeObject(tombstoneKind, "", []byte(text), &o)
-		if err == nil {
-			_, err = o.decode()
-		}
-		if err == nil {
+		if _, _, err := decodeTombstones([]byte(text)); err == nil {
 			t.Errorf("%s: decodes", name)
 		}
 	}
 }
 
 func FuzzTombstones(f *testing.F) {
-	b, err := json.Marshal(newTombstonesObject(5, time.Unix(1, 2), map[container.ID]slotBits{container.MakeID(1, 7): bitsWith(3, 90)}))
-	if err != nil {
-		f.Fatal(err)
+	dead := graves{container.MakeID(1, 7): {dead: bitsWith(3, 90)}, container.MakeID(1, 9): {all: true}}
+	for _, limit := range []int{1, maxObject} {
+		o, _ := newTombstones(5, time.Unix(1, 2), dead, limit)
+		b, err := json.Marshal(o)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
 	}
-	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var o tombstonesObject
-		if decodeObject(tombstoneKind, "", b, &o) != nil {
+		o, dead, err := decodeTombstones(b)
+		if err != nil || o.Parts > 0 {
 			return
 		}
-		dead, err := o.decode()
-		if err != nil {
-			return
-		}
-		again, err := json.Marshal(newTombstonesObject(o.Number, o.Time, dead))
-		if err != nil {
+		encoded, parts := newTombstones(o.Number, o.Time, dead, math.MaxInt)
+		again, err := json.Marshal(encoded)
+		if err != nil || len(parts) > 0 {
 			t.Fatal(err)
 		}
-		var p tombstonesObject
-		if err := decodeObject(tombstoneKind, "", again, &p); err != nil {
-			t.Fatal(err)
-		}
-		if back, err := p.decode(); err != nil || !maps.EqualFunc(back, dead, slices.Equal) {
+		if _, back, err := decodeTombstones(again); err != nil || !sameGraves(back, dead) {
 			t.Fatalf("%v comes back as %v, %v", dead, back, err)
 		}
 	})
@@ -117,7 +171,7 @@ func buryOne(t *testing.T) (*Store, Options, Manifest, testTree) {
 }
 
 // indexedDead counts the buried nodes that the index names.
-func indexedDead(t *testing.T, s *Store, graves map[container.ID]slotBits) (n int) {
+func indexedDead(t *testing.T, s *Store, graves graves) (n int) {
 	t.Helper()
 	for id, bits := range graves {
 		dir, err := s.directory(t.Context(), id)
