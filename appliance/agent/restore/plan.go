@@ -33,6 +33,11 @@ type file struct {
 
 func (f *file) path() string { return f.dir.pathOf(f.name) }
 
+// hasExtents reports whether the file may have several chunks, and holes.
+func (f *file) hasExtents() bool {
+	return f.e.Content.Kind == recipe.StreamTree || f.e.Content.Kind == recipe.ImageTree
+}
+
 // want is one place for one chunk.
 type want struct {
 	f    *file
@@ -41,12 +46,19 @@ type want struct {
 	got  bool
 }
 
+// hole is a part of a file that has no chunk.
+type hole struct {
+	f        *file
+	off, end int64
+}
+
 // batch is what a worker fetches at once.
 type batch struct {
 	items []uplink.FetchItem
 	first map[digest.Digest]int32 // to wants
 	wants []want
 	empty []*file // files without content
+	holes []hole  // to be compared
 	bytes int
 	files int
 }
@@ -312,6 +324,10 @@ func (p *planner) contents(ctx context.Context, f *file) error {
 			return fmt.Errorf("read the saveset's %s: %w", f.path(), err)
 		}
 		if x.Hole {
+			if p.order.Verify {
+				f.left.Add(1)
+				p.b.holes = append(p.b.holes, hole{f, int64(x.Offset), int64(x.Offset + x.Length)})
+			}
 			continue
 		}
 		if full, _ := p.pace.limit(); len(p.b.items) > 0 && p.b.bytes+int(x.Length) > full {
@@ -335,7 +351,7 @@ func (p *planner) flushFull(ctx context.Context) error {
 
 func (p *planner) flush(ctx context.Context) error {
 	b := p.b
-	if len(b.wants) == 0 && len(b.empty) == 0 {
+	if len(b.wants) == 0 && len(b.empty) == 0 && len(b.holes) == 0 {
 		return nil
 	}
 	p.b = newBatch()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"coffer/appliance/agent/fsmeta"
 	"coffer/dedup/recipe"
@@ -120,10 +121,67 @@ func (w *worker) compare(f *file, p []byte, off int64) {
 	if n == len(p) {
 		err = fmt.Errorf("its content differs between byte %d and byte %d", off, off+int64(len(p)))
 	}
+	w.differs(f, err)
+}
+
+// differs reports a file once.
+func (w *worker) differs(f *file, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.failed {
 		f.failed = true
 		w.different(f.path(), err)
 	}
+}
+
+// compareHole looks for data other than zeros where the saveset has none.
+func (w *worker) compareHole(f *file, off, end int64) {
+	if !w.open(f) {
+		return
+	}
+	for off < end && !f.isFailed() {
+		from, to, err := f.f.NextData(off, end)
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			w.differs(f, err)
+			return
+		}
+		for off = from; off < to; {
+			n := min(to-off, verifyBytes)
+			if !w.zeros(f, off, int(n)) {
+				return
+			}
+			off += n
+		}
+	}
+}
+
+// verifyBytes is how much of a hole is read at a time.
+const verifyBytes = 256 << 10
+
+// zeros reports whether a part of a file is all zeros; where not, that was reported.
+func (w *worker) zeros(f *file, off int64, n int) bool {
+	if len(w.cmp) < n {
+		w.cmp = make([]byte, n)
+	}
+	got, err := f.f.ReadAt(w.cmp[:n], off)
+	w.rep.BytesRead.Add(uint64(got))
+	if got == n {
+		if allZero(w.cmp[:n]) {
+			return true
+		}
+		err = fmt.Errorf("its content differs between byte %d and byte %d: the saveset has a hole there", off, off+int64(n))
+	}
+	w.differs(f, err)
+	return false
+}
+
+func allZero(p []byte) bool { return p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1]) }
+
+func (f *file) isFailed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failed
 }

@@ -59,6 +59,10 @@ func (w *worker) batch(ctx context.Context, b *batch) error {
 			return fmt.Errorf("fetch: %w", err)
 		}
 	}
+	for _, h := range b.holes {
+		w.compareHole(h.f, h.off, h.end)
+		w.chunkDone(h.f)
+	}
 	for i := range b.wants {
 		if want := &b.wants[i]; !want.got {
 			w.fail(want.f, codeDamaged, errors.New("the appliance could not deliver its content"))
@@ -126,7 +130,11 @@ func (w *worker) chunk(want *want, p []byte) {
 		w.compare(f, p, want.off)
 		return
 	}
-	if _, err := f.f.WriteAt(p, want.off); err != nil {
+	write := f.write
+	if f.e.Content.Kind == recipe.ImageTree {
+		write = f.writeSparse
+	}
+	if err := write(p, want.off); err != nil {
 		w.fail(f, codeNotMade, fmt.Errorf("write: %w", err))
 		return
 	}
@@ -146,7 +154,7 @@ func (w *worker) open(f *file) bool {
 		return false
 	}
 	f.opened = true
-	if f.e.Content.Kind == recipe.StreamTree {
+	if f.hasExtents() {
 		w.holds.mu.Lock()
 		w.holds.files[f] = struct{}{}
 		w.holds.mu.Unlock()
@@ -179,7 +187,7 @@ func (w *worker) make(f *file) (err error) {
 	if f.e.Flags&fsmeta.FlagNoCOW != 0 {
 		_ = f.f.Handle(at, f.slot.name).SetFlags(fsmeta.FlagNoCOW) // works on empty files only; checked in the end
 	}
-	if f.e.Content.Kind == recipe.StreamTree {
+	if f.hasExtents() {
 		if err = f.f.Truncate(int64(f.e.Size)); err != nil {
 			_ = f.f.Close()
 			f.slot.undo()
@@ -220,7 +228,7 @@ func (w *worker) complete(f *file) {
 	}
 	at := f.dir.fd
 	defer f.f.Close()
-	if f.e.Content.Kind == recipe.StreamTree {
+	if f.hasExtents() {
 		w.holds.mu.Lock()
 		delete(w.holds.files, f)
 		w.holds.mu.Unlock()
