@@ -2,25 +2,14 @@ package container
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
-
-	"github.com/zeebo/blake3"
 
 	"coffer/dedup/blob"
 	"coffer/dedup/digest"
 	"coffer/dedup/frame"
 	"coffer/dedup/keys"
 	"coffer/dedup/vfs"
-)
-
-const (
-	// flushAt is how many bytes of records are written at once.
-	flushAt = 1 << 20
-	// writebackEvery is how many bytes are written before the system is asked to begin with their writeback, so that the
-	// sync at the end waits for less.
-	writebackEvery = 8 << 20
 )
 
 // Header says what a new container is. Domain, ID and Kind are bound into every authenticated byte of it.
@@ -32,8 +21,7 @@ type Header struct {
 	Created int64 // Unix seconds
 }
 
-// Writer builds one container in a spool file. Append, Seal and Abandon are for one goroutine at a time; all other
-// methods may be called beside them.
+// Writer builds one container in a spool file. Its methods may be called from many goroutines, one after the other.
 type Writer struct {
 	fs     vfs.FS
 	path   string
@@ -42,13 +30,9 @@ type Writer struct {
 	mac    [32]byte // key of the directory's authentication
 
 	mu      sync.Mutex // guards all below
-	file    vfs.File   // nil when sealed or abandoned
-	buf     []byte     // whole records (first: the header), not yet written
-	flushed int64      // bytes in the file; always the end of a record
-	started int64      // bytes whose writeback was asked for
+	out     *output    // nil when sealed or abandoned
 	frames  []byte     // frame table
 	rows    []byte
-	hash    *blake3.Hasher // of the flushed bytes
 	scratch Buffer
 	err     error // of the first failed write
 }
@@ -69,9 +53,10 @@ func NewWriter(fsys vfs.FS, spoolPath string, h Header) (*Writer, error) {
 	if err != nil {
 		return fail(err)
 	}
-	w := &Writer{fs: fsys, path: spoolPath, header: hd, mac: key.MAC, file: f, hash: blake3.New()}
+	w := &Writer{fs: fsys, path: spoolPath, header: hd, mac: key.MAC, out: newOutput(f, h.Kind == Data)}
 	w.sealer = sealer{aead: key.AEAD, aad: hd.recordAAD()}
-	w.buf = append(make([]byte, 0, flushAt+flushAt/2), hd.encode()...)
+	w.out.reserve(headerSize)
+	w.out.buf = append(w.out.buf, hd.encode()...)
 	return w, nil
 }
 
@@ -91,20 +76,21 @@ func (w *Writer) ID() ID { return w.header.id }
 func (w *Writer) Kind() Kind { return w.header.kind }
 
 // Append adds a frame and returns the slot of its first chunk; its other chunks follow in order. The frame's bytes are
-// copied. After an error of the file system every Append is ErrBroken, and what is left is Seal, which keeps the records
-// that were written whole, or Abandon. ErrFull and a malformed frame leave the container as it was.
+// copied. An error of the file system, which may be of frames before this one, is final: every later Append is ErrBroken,
+// and so is Seal. ErrFull and a malformed frame leave the container as it was.
 func (w *Writer) Append(f frame.Frame) (firstSlot uint32, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.mayAppend(&f); err != nil {
 		return 0, fmt.Errorf("append to container %v: %w", w.header.id, err)
 	}
-	number, first := w.frameCount(), w.rowCount()
-	start := len(w.buf)
-	w.buf = w.sealer.appendRecord(w.buf, number, &f, &w.scratch)
-	record := w.buf[start:]
+	number, first, o := w.frameCount(), w.rowCount(), w.out
+	o.reserve(recordLen(len(f.Refs), len(f.Stored)))
+	start, offset := len(o.buf), o.size()
+	o.buf = w.sealer.appendRecord(o.buf, number, &f, &w.scratch)
+	record := o.buf[start:]
 	info := FrameInfo{
-		Offset: w.flushed + int64(start), Size: uint32(len(record)), FirstSlot: first, Chunks: uint32(len(f.Refs)),
+		Offset: offset, Size: uint32(len(record)), FirstSlot: first, Chunks: uint32(len(f.Refs)),
 		Codec: f.Codec, crc: le.Uint32(record[len(record)-crcSize:]),
 	}
 	for i := range f.Refs {
@@ -112,10 +98,8 @@ func (w *Writer) Append(f frame.Frame) (firstSlot uint32, err error) {
 		info.Plain += f.Refs[i].Length
 	}
 	w.frames = appendFrameRow(w.frames, info)
-	if len(w.buf) >= flushAt {
-		if err := w.flush(); err != nil {
-			return 0, fmt.Errorf("append to container %v: %w", w.header.id, err)
-		}
+	if w.err = o.writeFull(); w.err != nil {
+		return 0, fmt.Errorf("append to container %v: %w", w.header.id, w.err)
 	}
 	return first, nil
 }
@@ -124,7 +108,7 @@ func (w *Writer) mayAppend(f *frame.Frame) error {
 	switch {
 	case w.err != nil:
 		return fmt.Errorf("%w: %w", ErrBroken, w.err)
-	case w.file == nil:
+	case w.out == nil:
 		return ErrClosed
 	}
 	if err := f.Validate(); err != nil {
@@ -139,26 +123,7 @@ func (w *Writer) mayAppend(f *frame.Frame) error {
 func (w *Writer) frameCount() uint32 { return uint32(len(w.frames) / frameRowSize) }
 func (w *Writer) rowCount() uint32   { return uint32(len(w.rows) / rowSize) }
 
-// flush writes the buffer. INVARIANT: flushed is the end of a whole record, also after an error.
-func (w *Writer) flush() error {
-	if len(w.buf) == 0 {
-		return nil
-	}
-	if _, err := w.file.WriteAt(w.buf, w.flushed); err != nil {
-		w.err = err
-		return err
-	}
-	_, _ = w.hash.Write(w.buf) // a hash never fails
-	w.flushed += int64(len(w.buf))
-	w.buf = w.buf[:0]
-	if ws, ok := w.file.(vfs.WriteStarter); ok && w.flushed-w.started >= writebackEvery {
-		_ = ws.StartWrite(w.started, w.flushed-w.started) // a hint; the sync tells
-		w.started = w.flushed
-	}
-	return nil
-}
-
-// Size returns the bytes that the container would have if it were sealed now.
+// Size returns the bytes that the container would have if it were sealed now; 0 when it was, or was abandoned.
 func (w *Writer) Size() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -166,66 +131,10 @@ func (w *Writer) Size() int64 {
 }
 
 func (w *Writer) size() int64 {
-	return w.flushed + int64(len(w.buf)+dirHead+len(w.frames)+len(w.rows)+dirTail+footerSize)
-}
-
-// Rows returns how many chunks the container holds so far.
-func (w *Writer) Rows() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return int(w.rowCount())
-}
-
-// Frames returns how many frames the container holds so far.
-func (w *Writer) Frames() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return int(w.frameCount())
-}
-
-// Row returns the row of a slot that Append gave out.
-func (w *Writer) Row(slot uint32) Row {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return rowAt(w.rows, slot)
-}
-
-// ReadFrame reads frame i of the container while it is open, and during Seal until that returns: ErrClosed afterwards.
-// buf may be nil.
-func (w *Writer) ReadFrame(i uint32, buf *Buffer) (frame.Frame, error) {
-	if buf == nil {
-		buf = new(Buffer)
+	if w.out == nil {
+		return 0
 	}
-	f, err := w.readFrame(i, buf)
-	if err != nil {
-		return frame.Frame{}, fmt.Errorf("read open container %v: %w", w.header.id, err)
-	}
-	return f, nil
-}
-
-func (w *Writer) readFrame(i uint32, buf *Buffer) (frame.Frame, error) {
-	w.mu.Lock()
-	if w.file == nil {
-		w.mu.Unlock()
-		return frame.Frame{}, ErrClosed
-	}
-	if i >= w.frameCount() {
-		w.mu.Unlock()
-		return frame.Frame{}, fmt.Errorf("no frame %d", i)
-	}
-	info, rows := frameAt(w.frames, i), w.rows // rows are only appended to
-	raw := buf.sized(int(info.Size))
-	var err error
-	if info.Offset >= w.flushed {
-		copy(raw, w.buf[info.Offset-w.flushed:])
-	} else {
-		_, err = w.file.ReadAt(raw, info.Offset)
-	}
-	w.mu.Unlock()
-	if err != nil {
-		return frame.Frame{}, err
-	}
-	return w.sealer.openRecord(raw, i, info, rows, buf)
+	return w.out.size() + int64(dirHead+len(w.frames)+len(w.rows)+dirTail+footerSize)
 }
 
 // Sealed is a finished container in its spool file, synced and closed.
@@ -235,9 +144,8 @@ type Sealed struct {
 	Size      int64
 }
 
-// Seal writes directory and footer, syncs and closes the spool file. After a failed Append it keeps the records that
-// were written whole: the Directory tells which. On an error the spool file is removed; a container without a frame is
-// ErrEmpty. The Writer is done, whatever Seal returns.
+// Seal writes directory and footer, syncs and closes the spool file. On an error the spool file is removed; a container
+// without a frame is ErrEmpty. The Writer is done, whatever Seal returns.
 func (w *Writer) Seal(ctx context.Context) (Sealed, error) {
 	s, err := w.seal(ctx)
 	if err != nil {
@@ -251,16 +159,16 @@ func (w *Writer) seal(ctx context.Context) (Sealed, error) {
 	if err := ctx.Err(); err != nil {
 		return Sealed{}, err
 	}
-	f, dir, size, err := w.finish()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	dir, size, err := w.finish()
 	if err != nil {
 		return Sealed{}, err
 	}
-	// Not under the lock: readers of the open container need not wait for the disk.
+	f := w.out.file
 	if err := f.Sync(); err != nil {
 		return Sealed{}, err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.release()
 	if err := f.Close(); err != nil {
 		_ = w.fs.Remove(w.path)
@@ -275,57 +183,25 @@ func (w *Writer) seal(ctx context.Context) (Sealed, error) {
 	return Sealed{Directory: d, Path: w.path, Size: size}, nil
 }
 
-// finish writes what follows the records, and returns the open file and the directory's bytes.
-func (w *Writer) finish() (f vfs.File, dir []byte, size int64, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.file == nil {
-		return nil, nil, 0, ErrClosed
-	}
-	if w.err != nil {
-		if err := w.keepWhole(); err != nil {
-			return nil, nil, 0, err
-		}
-	}
-	if len(w.frames) == 0 {
-		return nil, nil, 0, ErrEmpty
+// finish writes what follows the records, and returns the directory's bytes.
+func (w *Writer) finish() (dir []byte, size int64, err error) {
+	switch {
+	case w.err != nil:
+		return nil, 0, fmt.Errorf("%w: %w", ErrBroken, w.err)
+	case w.out == nil:
+		return nil, 0, ErrClosed
+	case len(w.frames) == 0:
+		return nil, 0, ErrEmpty
 	}
 	dir = w.encodeDirectory()
-	ft := footer{id: w.header.id, dirOffset: w.flushed + int64(len(w.buf)), dirLen: uint32(len(dir)), size: w.size()}
-	w.buf = append(w.buf, dir...)
-	tail := ft.encode()
-	_, _ = w.hash.Write(w.buf) // a hash never fails
-	_, _ = w.hash.Write(tail[:footerHashed])
-	copy(ft.hash[:], w.hash.Sum(nil))
-	w.buf = append(w.buf, ft.encode()...)
-	if _, err := w.file.WriteAt(w.buf, w.flushed); err != nil {
-		w.err = err
-		return nil, nil, 0, err
+	o := w.out
+	ft := footer{id: w.header.id, dirOffset: o.size(), dirLen: uint32(len(dir)), size: w.size()}
+	o.buf = append(o.buf, dir...)
+	if ft.hash, err = o.sum(ft.encode()[:footerHashed]); err != nil {
+		return nil, 0, err
 	}
-	return w.file, dir, ft.size, nil
-}
-
-// keepWhole drops the records that the failed write was to bring, and what part of them it brought.
-func (w *Writer) keepWhole() error {
-	if w.flushed < headerSize {
-		return fmt.Errorf("%w: %w", ErrBroken, w.err)
-	}
-	if err := w.file.Truncate(w.flushed); err != nil {
-		return errors.Join(w.err, err)
-	}
-	n := w.frameCount()
-	for n > 0 && frameAt(w.frames, n-1).Offset >= w.flushed {
-		n--
-	}
-	w.frames = w.frames[:n*frameRowSize]
-	rows := uint32(0)
-	if n > 0 {
-		last := frameAt(w.frames, n-1)
-		rows = last.FirstSlot + last.Chunks
-	}
-	w.rows = w.rows[:rows*rowSize]
-	w.buf, w.err = w.buf[:0], nil
-	return nil
+	o.buf = append(o.buf, ft.encode()...)
+	return dir, ft.size, o.finish()
 }
 
 func (w *Writer) encodeDirectory() []byte {
@@ -346,18 +222,19 @@ func (w *Writer) encodeDirectory() []byte {
 func (w *Writer) Abandon() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.file == nil {
+	if w.out == nil {
 		return
 	}
 	// What fails here leaves a file in the spool, which is cleared when the store opens.
-	_ = w.file.Close()
+	_ = w.out.settle()
+	_ = w.out.file.Close()
 	_ = w.fs.Remove(w.path)
 	w.release()
 }
 
 // release lets go of file and memory. The caller holds mu.
 func (w *Writer) release() {
-	w.file, w.buf, w.frames, w.rows = nil, nil, nil, nil
+	w.out, w.frames, w.rows = nil, nil, nil
 }
 
 // Store moves a sealed container into the blob store, by blob.Adopter where the store has that, else by Put, and removes

@@ -59,6 +59,13 @@ func (f osFile) PunchHole(off, n int64) error {
 	}
 }
 
+var _ Prefetcher = osFile{}
+
+// Prefetch implements Prefetcher.
+func (f osFile) Prefetch(off, n int64) {
+	_ = unix.Fadvise(int(f.Fd()), off, n, unix.FADV_WILLNEED)
+}
+
 func renameNew(oldname, newname string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, oldname, unix.AT_FDCWD, newname, unix.RENAME_NOREPLACE)
 	switch {

@@ -36,6 +36,12 @@ type WriteStarter interface {
 	StartWrite(off, n int64) error
 }
 
+// Prefetcher is the optional ability of a File to begin reading a range into the system's cache, without waiting for it. A
+// hint: it tells no error.
+type Prefetcher interface {
+	Prefetch(off, n int64)
+}
+
 // DirectAlign is what address, length and offset of the data must be multiples of that is written past the cache, in bytes.
 const DirectAlign = 4096
 
