@@ -32,8 +32,12 @@ type PlanItem struct {
 	StoredBytes, PlainBytes uint32
 }
 
-// Plan tells in which frames chunks lie, in storage order (container, then frame); each frame once. Kinds NotFound and
-// Damaged name the first chunk that is missing or cannot be read.
+// maxPrefetch bounds the stored bytes that Plan has the disk begin to read.
+const maxPrefetch = 64 << 20
+
+// Plan tells in which frames chunks lie, in storage order (container, then frame); each frame once. It has the disk begin
+// to read them: call it for what is read next. Kinds NotFound and Damaged name the first chunk that is missing or cannot be
+// read.
 func (v *View) Plan(ctx context.Context, ds []digest.Digest) ([]PlanItem, error) {
 	if err := v.alive(); err != nil {
 		return nil, err
@@ -42,7 +46,7 @@ func (v *View) Plan(ctx context.Context, ds []digest.Digest) ([]PlanItem, error)
 	if err != nil {
 		return nil, err
 	}
-	items := make(map[Loc]*PlanItem)
+	items, dirs := make(map[Loc]*PlanItem), make(map[container.ID]*container.Directory)
 	for i, at := range places {
 		if at.dir == nil || at.dir.Kind() != container.Data || at.dir.Domain() != v.manifest.Domain {
 			return nil, at.missing("plan", ds[i])
@@ -52,7 +56,7 @@ func (v *View) Plan(ctx context.Context, ds []digest.Digest) ([]PlanItem, error)
 		if !ok {
 			f := at.dir.Frame(loc.Frame)
 			it = &PlanItem{Loc: loc, StoredBytes: f.Size, PlainBytes: f.Plain}
-			items[loc] = it
+			items[loc], dirs[loc.Container] = it, at.dir
 		}
 		it.Want = append(it.Want, i)
 	}
@@ -61,7 +65,20 @@ func (v *View) Plan(ctx context.Context, ds []digest.Digest) ([]PlanItem, error)
 		out = append(out, *it)
 	}
 	slices.SortFunc(out, func(a, b PlanItem) int { return a.Loc.Compare(b.Loc) })
+	v.s.prefetchPlan(out, dirs)
 	return out, nil
+}
+
+func (s *Store) prefetchPlan(items []PlanItem, dirs map[container.ID]*container.Directory) {
+	pre := s.prefetch()
+	defer pre.flush()
+	bytes := 0
+	for _, it := range items {
+		if bytes += int(it.StoredBytes); bytes > maxPrefetch {
+			return
+		}
+		pre.add(dirs[it.Loc.Container], it.Loc.Frame)
+	}
 }
 
 func (at found) loc() Loc {

@@ -3,8 +3,6 @@ package dedup
 import (
 	"context"
 	"runtime"
-	"sync"
-	"sync/atomic"
 
 	"coffer/dedup/container"
 	"coffer/dedup/digest"
@@ -134,80 +132,6 @@ func (p *readerPool) hasher(r *reader, dir *container.Directory) (*digest.Hasher
 		return h.node, nil
 	}
 	return h.data, nil
-}
-
-// Read-ahead is a hint: few workers, a short queue, and nobody waits for either.
-const (
-	aheadWorkers = 2
-	aheadQueue   = 64
-)
-
-// readAhead brings frames into the cache before they are asked for.
-type readAhead struct {
-	jobs   chan aheadJob
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	drops  atomic.Uint64
-}
-
-type aheadJob struct {
-	dir   *container.Directory
-	frame uint32
-}
-
-func startReadAhead(s *Store) *readAhead {
-	ctx, cancel := context.WithCancel(context.Background())
-	a := &readAhead{jobs: make(chan aheadJob, aheadQueue), cancel: cancel}
-	for range aheadWorkers {
-		a.wg.Go(func() {
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case j := <-a.jobs:
-					_, _ = s.plain(ctx, j.dir, j.frame) // the reader who needs it meets the error himself
-				}
-			}
-		})
-	}
-	return a
-}
-
-func (a *readAhead) stop() {
-	a.cancel()
-	a.wg.Wait()
-}
-
-func (a *readAhead) offer(j aheadJob) {
-	select {
-	case a.jobs <- j:
-	default:
-		a.drops.Add(1)
-	}
-}
-
-// ReadAhead starts to bring the frames of chunks into the frame cache and returns at once. It is a hint: under pressure
-// it does nothing. Give what comes next, in order, a few MiB at most.
-func (v *View) ReadAhead(ds []digest.Digest) {
-	if v.alive() != nil {
-		return
-	}
-	places := make([]found, len(ds))
-	v.s.dirs.find(ds, places)
-	var last Loc
-	for i := range places {
-		at := places[i]
-		if at.dir == nil {
-			at = v.s.locateQuietly(ds[i])
-		}
-		if at.dir == nil || at.dir.Kind() != container.Data {
-			continue
-		}
-		if loc := at.loc(); loc != last && !v.s.frames.has(loc) {
-			last = loc
-			v.s.ahead.offer(aheadJob{at.dir, loc.Frame})
-		}
-	}
 }
 
 // locateQuietly finds a digest without telling an error: it is for hints.

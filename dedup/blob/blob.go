@@ -61,6 +61,12 @@ type Settler interface {
 	Settle(ctx context.Context, prefix string) error
 }
 
+// Prefetcher is the optional ability to begin reading before the bytes are asked for.
+type Prefetcher interface {
+	// Prefetch says that a range of a blob will be read soon. It is a hint: it waits for nothing and tells no error.
+	Prefetch(name string, off, n int64)
+}
+
 // FreeSpacer is the optional ability to tell how many bytes the backend can still take.
 type FreeSpacer interface {
 	FreeSpace(ctx context.Context) (int64, error)

@@ -42,6 +42,7 @@ type Dir struct {
 var (
 	_ Store      = (*Dir)(nil)
 	_ Adopter    = (*Dir)(nil)
+	_ Prefetcher = (*Dir)(nil)
 	_ FreeSpacer = (*Dir)(nil)
 	_ Locker     = (*Dir)(nil)
 	_ Settler    = (*Dir)(nil)
@@ -322,6 +323,18 @@ func (d *Dir) ReadRange(ctx context.Context, name string, p []byte, off int64) e
 		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("read %s at %d: %w", name, off, err)
+}
+
+// Prefetch implements Prefetcher.
+func (d *Dir) Prefetch(name string, off, n int64) {
+	f, err := d.open(name)
+	if err != nil {
+		return // the reader meets the error himself
+	}
+	defer f.release()
+	if p, ok := f.File.(vfs.Prefetcher); ok {
+		p.Prefetch(off, n)
+	}
 }
 
 func (d *Dir) open(name string) (*cachedFile, error) {

@@ -26,6 +26,7 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 		{"PutReadDelete", testPutReadDelete},
 		{"CreateOnly", testCreateOnly},
 		{"Ranges", testRanges},
+		{"Prefetch", testPrefetch},
 		{"Missing", testMissing},
 		{"Names", testNames},
 		{"WrongSize", testWrongSize},
@@ -101,6 +102,21 @@ func testRanges(t *testing.T, s blob.Store) {
 	if err := s.ReadRange(t.Context(), "x", nil, 4); err != nil {
 		t.Fatalf("no bytes: %v", err)
 	}
+}
+
+// testPrefetch says of all ranges that they will be read, of some wrongly: nothing comes of it but what is read.
+func testPrefetch(t *testing.T, s blob.Store) {
+	p, ok := s.(blob.Prefetcher)
+	if !ok {
+		t.Skip("the backend cannot prefetch")
+	}
+	put(t, s, "x", "0123456789")
+	for _, off := range []int64{0, 4, 10, 1 << 40} {
+		p.Prefetch("x", off, 6)
+	}
+	p.Prefetch("y", 0, 10)
+	p.Prefetch("../x", 0, 10)
+	want(t, s, "x", "0123456789")
 }
 
 func testMissing(t *testing.T, s blob.Store) {
