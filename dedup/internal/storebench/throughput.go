@@ -59,7 +59,7 @@ func (b *bench) ingest(ctx context.Context, l load, size, rounds int) error {
 	}
 	defer s.Close()
 	data := make([]byte, size)
-	var fresh, again, bareFresh, bareAgain, written []float64
+	var fresh, again, floor, floorAgain, sealed, written []float64
 	out, err := os.Create(filepath.Join(p.root, "bare"))
 	if err != nil {
 		return err
@@ -68,38 +68,48 @@ func (b *bench) ingest(ctx context.Context, l load, size, rounds int) error {
 	for round := range rounds + 1 {
 		newContent(l.noise).fill(data, uint64(1000+round))
 		pieces := l.pieces(data)
-		var took [5]spent
-		for i, f := range []func() error{
-			func() error { return bare(s.Domain(), pieces, false, nil) },
-			func() error { return ingestAll(ctx, s, pieces) },
-			func() error { return bare(s.Domain(), pieces, true, nil) },
-			func() error { return ingestAll(ctx, s, pieces) },
-			func() error { return bare(s.Domain(), pieces, false, out) },
+		store := func() error { return ingestAll(ctx, s, pieces) }
+		calls := func(o bareOptions) func() error { return func() error { return bare(s.Domain(), pieces, o) } }
+		for _, way := range []struct {
+			cpu *[]float64
+			f   func() error
+		}{
+			{&floor, calls(bareOptions{})},
+			{&sealed, calls(bareOptions{seal: true})},
+			{&fresh, store},
+			{&floorAgain, calls(bareOptions{dup: true})},
+			{&again, store},
+			{&written, calls(bareOptions{seal: true, out: out})},
 		} {
 			settle()
-			if took[i], err = measure(f); err != nil {
+			took, err := measure(way.f)
+			if err != nil {
 				return err
 			}
+			if round > 0 { // the first warms up
+				*way.cpu = append(*way.cpu, took.cpu)
+			}
 		}
-		if round == 0 {
-			continue // warms up
-		}
-		bareFresh, fresh = append(bareFresh, took[0].cpu), append(fresh, took[1].cpu)
-		bareAgain, again = append(bareAgain, took[2].cpu), append(again, took[3].cpu)
-		written = append(written, took[4].cpu)
 	}
-	b.compare(l.name+", new", "chunker, hash, zstd both ways, hash, AES-GCM", size, bareFresh, fresh)
-	b.table.add(l.name+", new", "the store adds to bare with write(2), % of CPU", "%.1f", median(added(written, fresh)))
-	b.compare(l.name+", all duplicate", "chunker, hash", size, bareAgain, again)
+	what := l.name + ", new"
+	b.compare(what, "chunker, hash, zstd both ways, hash", size, floor, fresh)
+	t := &b.table
+	t.add(what, "of it AES-GCM alone, % of CPU", "%.1f", median(added(floor, sealed)))
+	t.atMost(what, "the store adds to bare with AES-GCM, % of CPU", "%.1f", median(added(sealed, fresh)), storeAdds)
+	t.add(what, "the store adds to bare with AES-GCM and write(2), % of CPU", "%.1f", median(added(written, fresh)))
+	b.compare(l.name+", all duplicate", "chunker, hash", size, floorAgain, again)
 	return nil
 }
+
+// storeAdds is what the store may add to the bare cost, in percent.
+const storeAdds = 15
 
 func (b *bench) compare(what, floor string, size int, bare, store []float64) {
 	rate := func(cpu []float64) float64 { return float64(size) / 1e6 / median(cpu) }
 	t := &b.table
 	t.add(what, "bare ("+floor+"), MB/s a core", "%.0f", rate(bare))
 	t.add(what, "ingest, MB/s a core", "%.0f", rate(store))
-	t.atMost(what, "the store adds, % of CPU", "%.1f", median(added(bare, store)), 15)
+	t.atMost(what, "the store adds, % of CPU", "%.1f", median(added(bare, store)), storeAdds)
 }
 
 // added is by how much each round was dearer, in percent.
@@ -171,18 +181,24 @@ func sendStream(ctx context.Context, d dedup.Domain, c *client, data []byte) err
 	return c.endFile(ctx, "streams", "stream", uint64(len(data)))
 }
 
-// bare makes the calls that no store can do without: cut, hash, and for new data compress, decompress, hash, encrypt; and
-// write, if there is where to.
-func bare(d dedup.Domain, pieces [][]byte, dup bool, out *os.File) error {
-	if out != nil {
-		if _, err := out.Seek(0, io.SeekStart); err != nil {
+// bareOptions say what bare does beside.
+type bareOptions struct {
+	dup  bool     // the data is there already: cut and hash only
+	seal bool     // encrypt, which is the store's own affair
+	out  *os.File // where to write to; may be nil
+}
+
+// bare makes the calls that no store can do without: cut, hash, and for new data compress, decompress, hash.
+func bare(d dedup.Domain, pieces [][]byte, o bareOptions) error {
+	if o.out != nil {
+		if _, err := o.out.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
-		if err := out.Truncate(0); err != nil {
+		if err := o.out.Truncate(0); err != nil {
 			return err
 		}
 	}
-	f := &bareFrames{h: digest.NewHasher(d.Keys.Data), enc: frame.NewEncoder(), dec: frame.NewDecoder(), dup: dup, out: out}
+	f := &bareFrames{bareOptions: o, h: digest.NewHasher(d.Keys.Data), enc: frame.NewEncoder(), dec: frame.NewDecoder()}
 	block, err := aes.NewCipher(make([]byte, 32))
 	if err != nil {
 		return err
@@ -220,17 +236,16 @@ func bare(d dedup.Domain, pieces [][]byte, dup bool, out *os.File) error {
 
 // bareFrames is the bare way of chunks into frames.
 type bareFrames struct {
+	bareOptions
 	h      *digest.Hasher
 	enc    *frame.Encoder
 	dec    *frame.Decoder
 	aead   cipher.AEAD
 	packer frame.Packer
-	dup    bool
 	stored []byte
 	plain  []byte
 	sealed []byte
 	nonce  [12]byte
-	out    *os.File // may be nil
 }
 
 func (f *bareFrames) add(p []byte) error {
@@ -260,7 +275,9 @@ func (f *bareFrames) end() (err error) {
 	if err := fr.Verify(f.h, f.plain); err != nil {
 		return err
 	}
-	f.sealed = f.aead.Seal(f.sealed[:0], f.nonce[:], fr.Stored, nil)
+	if f.seal {
+		f.sealed = f.aead.Seal(f.sealed[:0], f.nonce[:], fr.Stored, nil)
+	}
 	if f.out != nil {
 		_, err = f.out.Write(f.sealed)
 	}
