@@ -23,7 +23,7 @@ RACE  := ./dedup ./dedup/vfs/... ./dedup/blob/... ./dedup/container ./dedup/inde
 CROSS := linux/amd64 linux/arm64 windows/amd64 windows/arm64 darwin/amd64 darwin/arm64 freebsd/amd64 freebsd/arm64
 
 # What the targets need beyond Go, as Debian packages.
-TEST_DEPS  := gcc libc6-dev rsync acl attr e2fsprogs postgresql procps systemd util-linux qemu-utils fdisk
+TEST_DEPS  := gcc libc6-dev rsync acl attr e2fsprogs postgresql procps systemd util-linux qemu-utils fdisk ntfs-3g mtools dosfstools xfsprogs
 BENCH_DEPS := restic borgbackup xz-utils fuse3 util-linux python3-pyfuse3
 
 .PHONY: help build demo test test-long test-lab test-race test-plain lint cross bench bench-store fuzz install uninstall clean \

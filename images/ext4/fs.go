@@ -144,7 +144,7 @@ func (f *FS) readBlocks(p []byte, block uint64, off int64) error {
 // inodeTable returns the block with the inode table of a group.
 func (f *FS) inodeTable(group uint32) (uint64, error) {
 	perBlock := uint64(f.blockSize / f.descSize)
-	at := uint64(group) / perBlock // which block of descriptors
+	at := uint64(group) / perBlock                     // which block of descriptors
 	block := superblockAt/uint64(f.blockSize) + 1 + at // behind the superblock, wherever groups begin
 	if f.metaBG && at >= f.firstMetaBG {
 		first := at * perBlock // the first group of those that it describes
