@@ -105,6 +105,7 @@ type imageBuild struct {
 	old   *recipe.Image // nil: the old file is no image
 	chunk int64
 	read  int64
+	told  int64
 	err   error
 }
 
@@ -192,8 +193,10 @@ func (i *imageBuild) readChunk(ctx context.Context, at int64) error {
 	if err := i.c.over.ReadAt(ctx, p, off); err != nil {
 		return err
 	}
-	i.read += int64(len(p))
-	i.done(i.read)
+	if i.read += int64(len(p)); i.told == 0 || i.read-i.told >= tellStep {
+		i.told = i.read
+		i.done(i.read)
+	}
 	if allZero(p) {
 		return i.b.Hole(ctx, 1)
 	}
@@ -261,6 +264,9 @@ type writer struct {
 	data    frame.Packer
 	nodes   frame.Packer
 }
+
+// tellStep is how many bytes are read between two words on how far a commit is.
+const tellStep = 8 << 20
 
 const (
 	askBytes  = 8 << 20 // of chunks that are held until the store was asked for them
