@@ -86,6 +86,8 @@ type job struct {
 	rep     *report.Reporter
 	started time.Time
 	keys    digest.Keys
+	images  *filter.Filter // files that are stored as disk images
+	sources []string       // directories and files that the task names
 	bufs    *buffers
 	made    sms.Commit // what is to be committed
 
@@ -130,12 +132,14 @@ func (j *job) path(ctx context.Context) error {
 	if err != nil {
 		return report.Errorf(CodeBadOrder, "excludes: %w", err)
 	}
-	var sources []string
+	if j.images, err = filter.New(j.opts.Order.Images); err != nil {
+		return report.Errorf(CodeBadOrder, "images: %w", err)
+	}
 	for _, p := range j.opts.Order.Sources {
-		sources = append(sources, string(p))
+		j.sources = append(j.sources, string(p))
 	}
 	sc, err := scan.New(scan.Options{
-		Sources: sources, Exclude: exclude, OneFileSystem: j.opts.Order.OneFileSystem,
+		Sources: j.sources, Exclude: exclude, OneFileSystem: j.opts.Order.OneFileSystem,
 		Warn: func(path string, err error) { j.rep.Warn("unreadable", path, err) },
 	})
 	if errors.Is(err, fs.ErrNotExist) {

@@ -20,6 +20,7 @@ type item struct {
 	op   op
 	dir  *scan.Dir    // where the entry lies; of opEnter the directory itself
 	stat *fsmeta.Stat // as the scanner saw it
+	name string       // in the directory; e.Name may be another where a disk image is kept
 	e    recipe.Entry // complete when the batch is done; the content of a directory is its parent run's, if any
 	side recipe.SideRow
 	// below sums up a directory of the parent run that e.Content names.
@@ -29,8 +30,11 @@ type item struct {
 	same    bool // e is what the parent has: for a directory, but for what is in it
 	drained bool // opLeave: the parent's directory has no entry that is not here
 	failed  bool // the entry is left out of the saveset
-	link    *link
-	first   bool // the first of link's names: the others take what it has
+	image   bool // it is kept as a disk image
+	// old is the parent's image of a disk; nil without one.
+	old   *recipe.Entry
+	link  *link
+	first bool // the first of link's names: the others take what it has
 }
 
 // batch is a number of consecutive items.

@@ -59,25 +59,35 @@ func toTime(t time.Time) recipe.Time {
 // walk plans what is in a directory. It reports whether the parent's directory holds nothing else.
 func (p *planner) walk(ctx context.Context, d *scan.Dir, old *oldDir) (drained bool, err error) {
 	p.rep.Current(d.Path())
-	for i := range d.Entries {
-		e := &d.Entries[i]
-		was, err := old.find(ctx, e.Name)
-		if err != nil {
-			return false, fmt.Errorf("read the parent's %s: %w", d.PathOf(e.Name), err)
+	if images := p.imagesIn(d); images != nil {
+		for i := range images {
+			if err := p.step(ctx, d, images[i], old); err != nil {
+				return false, err
+			}
 		}
-		if e.Sub != nil {
-			err = p.dir(ctx, e, was)
-		} else {
-			err = p.entry(ctx, d, e, was)
-		}
-		if err != nil {
-			return false, err
+	} else {
+		for i := range d.Entries {
+			if err := p.step(ctx, d, named{&d.Entries[i], d.Entries[i].Name, false}, old); err != nil {
+				return false, err
+			}
 		}
 	}
 	if drained, err = old.end(ctx); err != nil {
 		return false, fmt.Errorf("read the parent's %s: %w", d.Path(), err)
 	}
 	return drained, nil
+}
+
+// step plans one entry of a directory.
+func (p *planner) step(ctx context.Context, d *scan.Dir, e named, old *oldDir) error {
+	was, err := old.find(ctx, e.as)
+	if err != nil {
+		return fmt.Errorf("read the parent's %s: %w", d.PathOf(e.as), err)
+	}
+	if e.Sub != nil {
+		return p.dir(ctx, e.Entry, was)
+	}
+	return p.entry(ctx, d, e, was)
 }
 
 // next adds an item to the batch. The pointer is good until the batch is flushed.
@@ -88,23 +98,23 @@ func (p *planner) next() *item {
 
 func (it *item) fill(e *scan.Entry) {
 	st := &e.Stat
-	it.stat = st
+	it.stat, it.name = st, e.Name
 	it.e = recipe.Entry{Name: e.Name, Mode: st.Mode, UID: st.UID, GID: st.GID, MTime: st.MTime, Rdev: st.Rdev}
 	it.side = recipe.SideRow{Dev: st.Dev, Ino: st.Ino, CTime: st.CTime}
 }
 
 // unchanged is the skip rule: type, ctime, mtime, size and inode are what the parent run saw, and none of it is so
 // young that the file may have changed again without a trace.
-func (p *planner) unchanged(st *fsmeta.Stat, was *oldEntry) bool {
+func (p *planner) unchanged(st *fsmeta.Stat, was *oldEntry, image bool) bool {
 	return was != nil && st.Ino == was.row.Ino && st.CTime == was.row.CTime && st.MTime == was.e.MTime &&
-		st.Mode == was.e.Mode && (!st.IsRegular() || st.Size == was.e.Size) &&
+		st.Mode == was.e.Mode && (!st.IsRegular() || sameForm(st, &was.e, image)) &&
 		fsmeta.Compare(st.CTime, p.cutoff) < 0 && fsmeta.Compare(st.MTime, p.cutoff) < 0
 }
 
-func (p *planner) entry(ctx context.Context, d *scan.Dir, e *scan.Entry, was *oldEntry) error {
+func (p *planner) entry(ctx context.Context, d *scan.Dir, e named, was *oldEntry) error {
 	st := &e.Stat
-	large := st.IsRegular() && st.Size >= chunk.SmallFile
-	same := p.unchanged(st, was)
+	large := st.IsRegular() && st.Size >= chunk.SmallFile || e.image
+	same := p.unchanged(st, was, e.image)
 	if large && !same && len(p.b.items) > 0 {
 		// A large file is a batch of its own, so that readers share the work.
 		if err := p.flush(ctx); err != nil {
@@ -115,8 +125,11 @@ func (p *planner) entry(ctx context.Context, d *scan.Dir, e *scan.Entry, was *ol
 		return err
 	}
 	it := p.next()
-	it.fill(e)
-	it.dir = d
+	it.fill(e.Entry)
+	it.dir, it.e.Name, it.image = d, e.as, e.image
+	if e.image && was != nil {
+		it.oldImage(&was.e)
+	}
 	if st.Nlink > 1 {
 		p.link(it, d)
 	}
@@ -173,7 +186,7 @@ func (p *planner) dir(ctx context.Context, e *scan.Entry, was *oldEntry) error {
 	} else if err := old(was).skip(ctx, p.side); err != nil {
 		return err
 	}
-	if below != nil && p.unchanged(&e.Stat, was) {
+	if below != nil && p.unchanged(&e.Stat, was, false) {
 		it.e, it.same = was.e, true
 	} else {
 		p.capture(it, sub)
@@ -195,7 +208,7 @@ func (p *planner) link(it *item, d *scan.Dir) {
 	key := inode{it.stat.Dev, it.stat.Ino}
 	l := p.links[key]
 	if l == nil {
-		l = &link{group: p.group(d.PathOf(it.e.Name)), left: it.stat.Nlink}
+		l = &link{group: p.group(d.PathOf(it.name)), left: it.stat.Nlink}
 		p.links[key], it.first = l, true
 	}
 	if l.left--; l.left == 0 {

@@ -121,7 +121,7 @@ func (it *item) path() string {
 	if it.op == opEnter {
 		return it.dir.Path()
 	}
-	return it.dir.PathOf(it.e.Name)
+	return it.dir.PathOf(it.name)
 }
 
 // lost reports that an entry cannot be kept.
@@ -153,14 +153,14 @@ func (r *reader) directory(ctx context.Context, it *item) error {
 func (r *reader) special(ctx context.Context, it *item) error {
 	d := it.dir.File()
 	if it.stat.Type() == recipe.ModeSymlink {
-		target, err := d.Readlink(it.e.Name)
+		target, err := d.Readlink(it.name)
 		if err != nil {
 			r.lost(it, "read symlink", err)
 			return nil
 		}
 		it.e.Target = target
 	}
-	xattrs, err := d.LXattrs(it.e.Name, &r.sc)
+	xattrs, err := d.LXattrs(it.name, &r.sc)
 	if err != nil && !fsmeta.Gone(err) {
 		r.rep.Warn("xattr_unreadable", it.path(), err)
 	}
@@ -194,12 +194,15 @@ const attempts = 3
 
 // file captures a regular file.
 func (r *reader) file(ctx context.Context, it *item) error {
-	f, err := it.dir.File().OpenFile(it.e.Name)
+	f, err := it.dir.File().OpenFile(it.name)
 	if err != nil {
 		r.lost(it, "open", err)
 		return nil
 	}
 	defer f.Close()
+	if it.image {
+		return r.image(ctx, it, f)
+	}
 	before := *it.stat
 	for try := 1; ; try++ {
 		n, whole, err := r.small(ctx, f, &before)

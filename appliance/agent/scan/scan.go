@@ -356,8 +356,10 @@ func (d *Dir) keep(e *Entry) bool {
 	return true
 }
 
-func (d *Dir) excluded(e *Entry) bool {
-	f := d.s.opts.Exclude
+func (d *Dir) excluded(e *Entry) bool { return d.Match(d.s.opts.Exclude, e) }
+
+// Match asks a filter about an entry of the directory.
+func (d *Dir) Match(f *filter.Filter, e *Entry) bool {
 	if f.Empty() {
 		return false
 	}
