@@ -18,6 +18,7 @@ type Task struct {
 	Type          TaskType  `json:"type" enum:"path,stream"`
 	Sources       []string  `json:"sources,omitempty" doc:"type path: absolute paths"`
 	Excludes      []string  `json:"excludes,omitempty" doc:"gitignore-like patterns"`
+	Images        []string  `json:"images,omitempty" doc:"type path: gitignore-like patterns of files that are stored as disk images"`
 	OneFileSystem bool      `json:"one_file_system,omitempty" doc:"do not cross into other file systems"`
 	Command       []string  `json:"command,omitempty" doc:"type stream: program and arguments whose output is stored"`
 	StreamName    string    `json:"stream_name,omitempty" doc:"type stream: name of the one file in the saveset"`
@@ -42,6 +43,7 @@ type TaskSpec struct {
 	Type          TaskType `json:"type,omitempty" enum:"path,stream" default:"path"`
 	Sources       []string `json:"sources,omitempty" maxItems:"1000" doc:"type path: absolute paths"`
 	Excludes      []string `json:"excludes,omitempty" maxItems:"10000" doc:"gitignore-like patterns"`
+	Images        []string `json:"images,omitempty" maxItems:"1000" doc:"type path: gitignore-like patterns of files that are stored as disk images"`
 	OneFileSystem bool     `json:"one_file_system,omitempty" doc:"do not cross into other file systems"`
 	Command       []string `json:"command,omitempty" maxItems:"1000" doc:"type stream: program and arguments whose output is stored"`
 	StreamName    string   `json:"stream_name,omitempty" maxLength:"255" doc:"type stream: name of the one file in the saveset; default is the task's name"`

@@ -44,7 +44,7 @@ func apiAudit(e catalog.AuditEntry) api.AuditEntry {
 
 func apiTask(t catalog.Task) api.Task {
 	out := api.Task{Name: t.Name, Client: t.Client, Type: api.TaskType(t.Type), Excludes: t.Options.Excludes,
-		OneFileSystem: t.Options.OneFileSystem, Command: t.Options.Command, StreamName: t.Options.StreamName,
+		Images: t.Options.Images, OneFileSystem: t.Options.OneFileSystem, Command: t.Options.Command, StreamName: t.Options.StreamName,
 		PreCommand: t.Options.PreCommand, PostCommand: t.Options.PostCommand, Pool: t.Pool, CreatedAt: t.CreatedAt}
 	for _, s := range t.Options.Sources {
 		out.Sources = append(out.Sources, strings.ToValidUTF8(string(s), "\uFFFD"))

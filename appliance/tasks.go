@@ -103,7 +103,7 @@ func (t tasks) taskSeal(ctx context.Context, e *api.TaskEncryption) (*catalog.Ta
 
 func taskOf(s api.TaskSpec) catalog.Task {
 	task := catalog.Task{Name: s.Name, Client: s.Client, Type: string(s.Type), Pool: s.Pool, Options: catalog.TaskOptions{
-		Excludes: s.Excludes, OneFileSystem: s.OneFileSystem, Command: s.Command, StreamName: s.StreamName,
+		Excludes: s.Excludes, Images: s.Images, OneFileSystem: s.OneFileSystem, Command: s.Command, StreamName: s.StreamName,
 		PreCommand: s.PreCommand, PostCommand: s.PostCommand}}
 	for _, source := range s.Sources {
 		task.Options.Sources = append(task.Options.Sources, []byte(source))
@@ -132,7 +132,7 @@ func checkTask(s api.TaskSpec) []api.FieldError {
 		if len(s.Command) == 0 || s.Command[0] == "" {
 			fault("command", "a task of type stream needs the command whose output it stores")
 		}
-		if len(s.Sources)+len(s.Excludes) > 0 || s.OneFileSystem {
+		if len(s.Sources)+len(s.Excludes)+len(s.Images) > 0 || s.OneFileSystem {
 			fault("sources", "a task of type stream has neither sources nor excludes")
 		}
 		if strings.ContainsAny(s.StreamName, "/\x00") || s.StreamName == "." || s.StreamName == ".." {

@@ -59,7 +59,7 @@ func checkTask(t *api.TaskSpec) error {
 		if len(t.Command) == 0 {
 			fault("command", "a task of type stream needs a command")
 		}
-		if len(t.Sources) > 0 || len(t.Excludes) > 0 || t.OneFileSystem {
+		if len(t.Sources) > 0 || len(t.Excludes) > 0 || len(t.Images) > 0 || t.OneFileSystem {
 			fault("sources", "a task of type stream has a command, no sources and excludes")
 		}
 		if strings.ContainsAny(t.StreamName, "/\x00") || t.StreamName == "." || t.StreamName == ".." {

@@ -25,6 +25,7 @@ type Task struct {
 type TaskOptions struct {
 	Sources       [][]byte `json:"sources,omitempty"`
 	Excludes      []string `json:"excludes,omitempty"`
+	Images        []string `json:"images,omitempty"` // patterns of files that are stored as disk images
 	OneFileSystem bool     `json:"one_file_system,omitempty"`
 	Command       []string `json:"command,omitempty"`
 	StreamName    string   `json:"stream_name,omitempty"`

@@ -35,7 +35,7 @@ func (a *app) taskCmd() *cobra.Command {
 			}
 			return a.print(t, func(w io.Writer) {
 				fields(w, "task", t.Name, "client", t.Client, "type", string(t.Type), "sources", words(t.Sources), "excludes", words(t.Excludes),
-					"one file system", yes(t.OneFileSystem), "command", words(t.Command), "stream name", t.StreamName,
+					"disk images", words(t.Images), "one file system", yes(t.OneFileSystem), "command", words(t.Command), "stream name", t.StreamName,
 					"before", words(t.PreCommand), "after", words(t.PostCommand), "encrypted with key", keyOf(t), "key file on the client", keyFileOf(t),
 					"pool", t.Pool, "made", a.clock(t.CreatedAt))
 			})
@@ -113,6 +113,7 @@ COPY OF IT ELSEWHERE, and give its id here. Without the key nobody can read or r
 	f.StringVarP(&s.Client, "client", "c", "", "client whose data it is (required)")
 	f.StringArrayVarP(&s.Sources, "source", "s", nil, "absolute path to back up; may be repeated")
 	f.StringArrayVarP(&s.Excludes, "exclude", "x", nil, "pattern of what to leave out; may be repeated")
+	f.StringArrayVar(&s.Images, "image", nil, "pattern of files to store as disk images (raw, qcow2); may be repeated")
 	f.BoolVar(&s.OneFileSystem, "one-file-system", false, "do not cross into other file systems")
 	f.StringVar(&kind, "type", "", "path or stream (default: by what is given)")
 	f.StringVar(&command, "command", "", "shell line whose output is stored")

@@ -210,7 +210,7 @@ func (b *backup) runOptions() ingest.RunOptions {
 func (b *backup) order(token sms.Token) sms.Order {
 	o := b.task.Options
 	order := &sms.BackupOrder{RunID: b.id, Token: token, Task: b.task.Name, TaskType: b.task.Type, Level: string(b.decision.Level),
-		ReadAll: b.decision.Parent == nil, Excludes: o.Excludes, OneFileSystem: o.OneFileSystem, StreamName: o.StreamName,
+		ReadAll: b.decision.Parent == nil, Excludes: o.Excludes, Images: o.Images, OneFileSystem: o.OneFileSystem, StreamName: o.StreamName,
 		Command: o.Command, PreCommand: o.PreCommand, PostCommand: o.PostCommand}
 	for _, path := range o.Sources {
 		order.Sources = append(order.Sources, sms.Path(path))

@@ -158,7 +158,7 @@ func countIncrs(requested Level, savesets []catalog.Saveset) int {
 // and post commands do not count.
 func SourceKey(t catalog.Task) (string, error) {
 	o := t.Options
-	key := catalog.TaskOptions{Sources: o.Sources, Excludes: o.Excludes, OneFileSystem: o.OneFileSystem,
+	key := catalog.TaskOptions{Sources: o.Sources, Excludes: o.Excludes, Images: o.Images, OneFileSystem: o.OneFileSystem,
 		Command: o.Command, StreamName: o.StreamName, Libvirt: machineKey(o.Libvirt)}
 	if o.Seal != nil {
 		key.Seal = &catalog.TaskSeal{Domain: o.Seal.Domain, KeyID: o.Seal.KeyID}

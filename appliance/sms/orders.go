@@ -116,6 +116,7 @@ type BackupOrder struct {
 	// Path tasks.
 	Sources       []Path   `json:"sources,omitempty"`  // absolute
 	Excludes      []string `json:"excludes,omitempty"` // gitignore-like globs
+	Images        []string `json:"images,omitempty"`   // globs like Excludes: regular files to store as disk images
 	OneFileSystem bool     `json:"one_file_system,omitempty"`
 
 	// Stream tasks: the command's standard output is stored as one file with the name StreamName.
