@@ -361,14 +361,14 @@ func (c *Client) blockStatus(k *call, h chunkHeader) error {
 // errorChunk takes any error chunk, known or not: all begin alike. The first one is the request's.
 func (c *Client) errorChunk(k *call, h chunkHeader) error {
 	var b [errorPayload]byte
-	if h.Length < errorPayload {
+	if h.Length < errorPayload || h.Length > maxErrorChunk {
 		return invalidReply("a %v chunk of %d bytes", h.Type, h.Length)
 	}
 	if err := c.read(b[:]); err != nil {
 		return err
 	}
 	left, n := int64(h.Length)-errorPayload, int64(be.Uint16(b[4:]))
-	if n > left || left > maxOptionReply+maxString {
+	if n > left {
 		return invalidReply("a %v chunk of %d bytes with a message of %d", h.Type, h.Length, n)
 	}
 	text := make([]byte, n)

@@ -120,11 +120,8 @@ func (c *Client) ReadAt(ctx context.Context, p []byte, off int64) error {
 }
 
 func (c *Client) readUnaligned(ctx context.Context, p []byte, off int64) error {
-	b := int64(c.min)
-	from, to := off-off%b, off+int64(len(p))
-	to = min(to+(b-to%b)%b, c.Size())
-	step := int64(c.max)
-	return pieces(from, to-from, step, func(at, n int64) error {
+	from, size := c.widen(off, int64(len(p)))
+	return pieces(from, size, int64(c.max), func(at, n int64) error {
 		q := make([]byte, n)
 		if err := c.do(ctx, &call{op: cmdRead, off: at, n: n, into: q}); err != nil {
 			return err
@@ -136,6 +133,13 @@ func (c *Client) readUnaligned(ctx context.Context, p []byte, off int64) error {
 		}
 		return nil
 	})
+}
+
+// widen moves a range's ends outwards to where the server wants them.
+func (c *Client) widen(off, n int64) (int64, int64) {
+	b := int64(c.min)
+	from, to := off-off%b, off+n
+	return from, min(to+(b-to%b)%b, c.Size()) - from
 }
 
 // pieces splits a range.
@@ -268,19 +272,25 @@ func (c *Client) BlockStatus(ctx context.Context, metaContext string, off, n int
 		return err
 	}
 	for n > 0 {
-		k := &call{op: cmdBlockStatus, off: off, n: min(n, longRange), context: id}
+		before := off
+		from, size := c.widen(off, min(n, longRange))
+		k := &call{op: cmdBlockStatus, off: from, n: size, context: id}
 		if err := c.do(ctx, k); err != nil {
 			return err
 		}
-		for _, d := range k.status {
-			l := min(int64(d.length), n) // the last one may reach past what was asked
-			if l == 0 {
-				break
+		for _, d := range k.status { // the first may begin before what was asked, the last reach past it
+			from += int64(d.length)
+			l := min(from-off, n)
+			if l <= 0 {
+				continue
 			}
 			if !yield(l, d.flags) {
 				return nil
 			}
 			off, n = off+l, n-l
+		}
+		if off == before {
+			return rangeError(cmdBlockStatus, off, n, EIO) // extents that do not reach what was asked
 		}
 	}
 	return nil

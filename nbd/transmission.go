@@ -89,16 +89,20 @@ func (t *transmission) run() error {
 			t.slots <- struct{}{} // all replies are out, or the connection failed
 		}
 	}
+	if unsent := t.unsent(); unsent != nil { // it ended the reading, too
+		err = &Error{Kind: kindOf(unsent), Op: "reply", Err: unsent}
+	}
 	t.cancel()
 	_ = t.conn.Close() // the outcome of the connection is known
 	close(t.work)
 	t.idle.Wait()
+	return err
+}
+
+func (t *transmission) unsent() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.err != nil && (err == nil || errors.Is(err, net.ErrClosed)) {
-		return &Error{Kind: kindOf(t.err), Op: "reply", Err: t.err}
-	}
-	return err
+	return t.err
 }
 
 // receive reads requests; nil means that the client took its leave, or the server stops.

@@ -85,6 +85,7 @@ const (
 	maxOptionReply        = 64 << 10 // bytes of an option reply that the client takes
 	maxListed             = 1 << 16  // exports, and replies to one option, that the client takes
 	maxStatusDescriptors  = 2048     // descriptors in one of our block status replies
+	maxErrorChunk         = 68 << 10 // bytes of an error chunk that the client takes: a message, and what may follow it
 	maxStatusPayload      = 8 << 20  // bytes of a block status chunk that the client takes; qemu sends up to 1 MiB
 	requestHeaderSize     = 28
 	simpleReplySize       = 16
