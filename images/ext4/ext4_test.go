@@ -14,24 +14,6 @@ import (
 	"coffer/images/volume/volumetest"
 )
 
-// mkfs makes a file system of what lies in dir.
-func mkfs(t testing.TB, dir, size string, args ...string) string {
-	t.Helper()
-	path, err := exec.LookPath("mke2fs")
-	if err != nil {
-		if os.Getenv("COFFER_REQUIRE_LAB") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	image := filepath.Join(t.TempDir(), "fs.img")
-	args = append(args, "-q", "-F", "-E", "lazy_itable_init=1,root_owner=0:0", "-d", dir, image, size)
-	if out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput(); err != nil {
-		t.Fatalf("mke2fs %v: %v\n%s", args, err, out)
-	}
-	return image
-}
-
 func open(t testing.TB, image string) *FS {
 	t.Helper()
 	f, err := os.Open(image)
@@ -67,7 +49,7 @@ func TestTrees(t *testing.T) {
 		t.Run(args, func(t *testing.T) {
 			o := o
 			o.Seconds = strings.Contains(args, "-I 128")
-			volumetest.Compare(t, open(t, mkfs(t, dir, "60M", strings.Fields(args)...)), dir, o)
+			volumetest.Compare(t, open(t, volumetest.Ext(t, dir, "60M", strings.Fields(args)...)), dir, o)
 		})
 	}
 }
@@ -87,7 +69,7 @@ func TestFragmented(t *testing.T) {
 					fmt.Fprintf(&script, "rm %s\n", name)
 				}
 			}
-			image := mkfs(t, dir, "20M", "-t", kind, "-b", "1024")
+			image := volumetest.Ext(t, dir, "20M", "-t", kind, "-b", "1024")
 			big := filepath.Join(t.TempDir(), "big")
 			content := make([]byte, 5<<20+10)
 			for i := range content {
@@ -143,7 +125,7 @@ func TestRefused(t *testing.T) {
 	if _, err := Open(bytes.NewReader(nil), 0); !errors.Is(err, volume.ErrCorrupt) {
 		t.Error(err)
 	}
-	image := mkfs(t, t.TempDir(), "4M", "-t", "ext4")
+	image := volumetest.Ext(t, t.TempDir(), "4M", "-t", "ext4")
 	b, err := os.ReadFile(image)
 	if err != nil {
 		t.Fatal(err)

@@ -116,6 +116,9 @@ func (d dir) Lookup(name string) (volume.Node, error) {
 	return d.fs.node(uint32(ino))
 }
 
+// Open implements volume.Dir.
+func (d dir) Open(e volume.Entry) (volume.Node, error) { return d.fs.node(uint32(e.Ino)) }
+
 // List implements volume.Dir. A hashed directory is read like any other: its index lies in entries that are not in use.
 func (d dir) List(yield func(volume.Entry) bool) error {
 	if err := d.readable(); err != nil {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,41 +16,6 @@ import (
 	"coffer/images/volume"
 	"coffer/images/volume/volumetest"
 )
-
-func command(t testing.TB, name string, args ...string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		if os.Getenv("COFFER_REQUIRE_LAB") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Env = append(os.Environ(), "MTOOLS_SKIP_CHECK=1", "LC_ALL=C.UTF-8", "TZ=UTC")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
-
-// mkfs makes a file system with what lies in dir.
-func mkfs(t testing.TB, dir, size string, args ...string) string {
-	t.Helper()
-	image := filepath.Join(t.TempDir(), "fs.img")
-	command(t, "truncate", "-s", size, image)
-	command(t, "mkfs.fat", append(args, image)...)
-	des, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	copies := []string{"-s", "-m", "-Q", "-i", image}
-	for _, de := range des {
-		copies = append(copies, filepath.Join(dir, de.Name()))
-	}
-	if len(des) > 0 {
-		command(t, "mcopy", append(copies, "::/")...)
-	}
-	return image
-}
 
 func open(t testing.TB, image string) *FS {
 	t.Helper()
@@ -85,7 +49,7 @@ func TestTrees(t *testing.T) {
 			if err := os.Remove(filepath.Join(dir, "emoji 🎉.bin")); err != nil { // mcopy knows 16 bits of a letter
 				t.Fatal(err)
 			}
-			f := open(t, mkfs(t, dir, c.size, strings.Fields(c.args)...))
+			f := open(t, volumetest.FAT(t, dir, c.size, strings.Fields(c.args)...))
 			if f.bits != c.bits {
 				t.Fatalf("%d bits", f.bits)
 			}
@@ -102,13 +66,13 @@ func TestFragmented(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	image := mkfs(t, dir, "34M", "-F", "32", "-s", "1")
+	image := volumetest.FAT(t, dir, "34M", "-F", "32", "-s", "1")
 	for i := 0; i < 600; i += 2 {
 		if err := os.Remove(filepath.Join(dir, fmt.Sprintf("f%03d", i))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	command(t, "mdel", "-i", image, "::/f??0", "::/f??2", "::/f??4", "::/f??6", "::/f??8")
+	volumetest.Command(t, "mdel", "-i", image, "::/f??0", "::/f??2", "::/f??4", "::/f??6", "::/f??8")
 	clearHint(t, image)
 	content := make([]byte, 500_001)
 	for i := range content {
@@ -118,7 +82,7 @@ func TestFragmented(t *testing.T) {
 	if err := os.WriteFile(big, content, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	command(t, "mcopy", "-i", image, big, "::/")
+	volumetest.Command(t, "mcopy", "-i", image, big, "::/")
 	f := open(t, image)
 	volumetest.Compare(t, f, dir, volumetest.Options{Seconds: true})
 	root, err := f.Root()
@@ -182,7 +146,7 @@ func TestDamaged(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "good"), []byte("good"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	image := mkfs(t, dir, "34M", "-F", "32", "-s", "1")
+	image := volumetest.FAT(t, dir, "34M", "-F", "32", "-s", "1")
 	f := open(t, image)
 	root, err := f.Root()
 	if err != nil {

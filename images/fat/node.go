@@ -83,7 +83,7 @@ func (d dir) each(yield func(name string, e []byte, ino uint64) bool) error {
 			if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 				continue
 			}
-			if !yield(name, e, uint64(place(at)/32)+2) {
+			if !yield(name, e, uint64(place(at)/32)+firstIno) {
 				return nil
 			}
 		}
@@ -115,6 +115,21 @@ func (d dir) Lookup(name string) (n volume.Node, err error) {
 	}
 	return n, err
 }
+
+// Open implements volume.Dir.
+func (d dir) Open(e volume.Entry) (volume.Node, error) {
+	b := make([]byte, 32)
+	if e.Ino < firstIno || e.Ino > 1<<40 {
+		return nil, corrupt("entry %d", e.Ino)
+	}
+	if err := d.fs.read(b, int64(e.Ino-firstIno)*32); err != nil {
+		return nil, err
+	}
+	return d.fs.node(b, e.Ino), nil
+}
+
+// firstIno comes after the root's number.
+const firstIno = 2
 
 // node opens a directory entry.
 func (f *FS) node(e []byte, ino uint64) volume.Node {

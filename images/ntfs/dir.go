@@ -73,6 +73,14 @@ func (d dir) Lookup(name string) (_ volume.Node, err error) {
 	return r.file(stream)
 }
 
+// Open implements volume.Dir.
+func (d dir) Open(e volume.Entry) (volume.Node, error) {
+	if e.Ino&^idMask != 0 { // a stream
+		return d.Lookup(e.Name)
+	}
+	return d.fs.node(e.Ino)
+}
+
 // streams yields the alternate streams of a record, as "name:stream".
 func (r *record) streams(name string, yield func(volume.Entry) bool) bool {
 	for _, a := range r.attrs {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,46 +15,6 @@ import (
 	"coffer/images/volume"
 	"coffer/images/volume/volumetest"
 )
-
-func command(t testing.TB, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
-
-// mkntfs makes a file system and has fill put something into it, through ntfs-3g.
-func mkntfs(t testing.TB, size string, fill func(mnt string), args ...string) string {
-	t.Helper()
-	for _, p := range []string{"mkntfs", "ntfs-3g", "setfattr"} {
-		if _, err := exec.LookPath(p); err != nil {
-			if os.Getenv("COFFER_REQUIRE_LAB") != "" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
-	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
-		if os.Getenv("COFFER_REQUIRE_FUSE") != "" {
-			t.Fatal("no /dev/fuse, or not root")
-		}
-		t.Skip("no /dev/fuse, or not root")
-	}
-	image, mnt := filepath.Join(t.TempDir(), "fs.img"), t.TempDir()
-	command(t, "truncate", "-s", size, image)
-	command(t, "mkntfs", append(append([]string{"-q", "-F", "-Q"}, args...), image)...)
-	command(t, "ntfs-3g", "-o", "compression", image, mnt)
-	done := false
-	defer func() {
-		if !done {
-			_ = exec.Command("umount", "-l", mnt).Run()
-		}
-	}()
-	fill(mnt)
-	command(t, "umount", mnt)
-	done = true
-	return image
-}
 
 func open(t testing.TB, image string) *FS {
 	t.Helper()
@@ -80,9 +39,7 @@ func TestTrees(t *testing.T) {
 	volumetest.Make(t, dir, volumetest.Options{Holes: true})
 	for _, args := range [][]string{nil, {"-c", "512"}, {"-c", "65536"}} {
 		t.Run(fmt.Sprint(args), func(t *testing.T) {
-			image := mkntfs(t, "120M", func(mnt string) {
-				command(t, "cp", "-r", "--sparse=always", "--preserve=timestamps", dir+"/.", mnt)
-			}, args...)
+			image := volumetest.NTFS(t, "120M", volumetest.Copy(t, dir), args...)
 			volumetest.Compare(t, open(t, image), dir, volumetest.Options{Holes: true})
 		})
 	}
@@ -112,12 +69,12 @@ func TestCompressedAndFragmented(t *testing.T) {
 		noise[i] = byte(i * i >> 7)
 	}
 	write("z/mixed", append(append(slices.Clone(noise), make([]byte, 200000)...), text[:100001]...))
-	image := mkntfs(t, "60M", func(mnt string) {
+	image := volumetest.NTFS(t, "60M", func(mnt string) {
 		if err := os.Mkdir(filepath.Join(mnt, "z"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		command(t, "setfattr", "-h", "-n", "system.ntfs_attrib_be", "-v", "0x00000810", filepath.Join(mnt, "z"))
-		command(t, "cp", "-r", want+"/.", mnt)
+		volumetest.Command(t, "setfattr", "-h", "-n", "system.ntfs_attrib_be", "-v", "0x00000810", filepath.Join(mnt, "z"))
+		volumetest.Command(t, "cp", "-r", want+"/.", mnt)
 		for i := range 4000 { // leave gaps of one cluster
 			if err := os.WriteFile(filepath.Join(mnt, fmt.Sprint("f", i)), make([]byte, 4096), 0o644); err != nil {
 				t.Fatal(err)
@@ -177,7 +134,7 @@ func fillUp(t testing.TB, mnt string) {
 }
 
 func TestStreamsAndLinks(t *testing.T) {
-	image := mkntfs(t, "20M", func(mnt string) {
+	image := volumetest.NTFS(t, "20M", func(mnt string) {
 		for name, b := range map[string]string{"a.txt": "content", "b": "", "ünï": "x"} {
 			if err := os.WriteFile(filepath.Join(mnt, name), []byte(b), 0o644); err != nil {
 				t.Fatal(err)
@@ -187,9 +144,9 @@ func TestStreamsAndLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 		large := strings.Repeat("stream ", 5000)
-		command(t, "setfattr", "-n", "user.Zone.Identifier", "-v", "[ZoneTransfer]", filepath.Join(mnt, "a.txt"))
-		command(t, "setfattr", "-n", "user.large", "-v", large, filepath.Join(mnt, "a.txt"))
-		command(t, "setfattr", "-n", "user.of a directory", "-v", "yes", filepath.Join(mnt, "d"))
+		volumetest.Command(t, "setfattr", "-n", "user.Zone.Identifier", "-v", "[ZoneTransfer]", filepath.Join(mnt, "a.txt"))
+		volumetest.Command(t, "setfattr", "-n", "user.large", "-v", large, filepath.Join(mnt, "a.txt"))
+		volumetest.Command(t, "setfattr", "-n", "user.of a directory", "-v", "yes", filepath.Join(mnt, "d"))
 		if err := os.Link(filepath.Join(mnt, "a.txt"), filepath.Join(mnt, "d", "other name")); err != nil {
 			t.Fatal(err)
 		}

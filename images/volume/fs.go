@@ -52,6 +52,8 @@ type Dir interface {
 	List(yield func(Entry) bool) error
 	// Lookup opens the node of that name; fs.ErrNotExist where there is none.
 	Lookup(name string) (Node, error)
+	// Open opens the node of an entry that List yielded, without looking for its name again.
+	Open(e Entry) (Node, error)
 }
 
 // File is a regular file.

@@ -111,6 +111,9 @@ func (d dir) Lookup(name string) (volume.Node, error) {
 	return d.fs.node(ino)
 }
 
+// Open implements volume.Dir.
+func (d dir) Open(e volume.Entry) (volume.Node, error) { return d.fs.node(e.Ino) }
+
 // List implements volume.Dir: it goes through the blocks of entries, whatever index is behind them.
 func (d dir) List(yield func(volume.Entry) bool) error {
 	if d.form == formLocal {

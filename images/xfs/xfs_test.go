@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,43 +14,6 @@ import (
 	"coffer/images/volume"
 	"coffer/images/volume/volumetest"
 )
-
-func command(t testing.TB, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
-
-// mkfs makes a file system and has fill put something into it, through Linux.
-func mkfs(t testing.TB, size string, fill func(mnt string), args ...string) string {
-	t.Helper()
-	skip := func(why any) {
-		if os.Getenv("COFFER_REQUIRE_LAB") != "" && os.Getenv("COFFER_REQUIRE_FUSE") != "" {
-			t.Fatal(why)
-		}
-		t.Skip(why)
-	}
-	if _, err := exec.LookPath("mkfs.xfs"); err != nil {
-		skip(err)
-	}
-	image, mnt := filepath.Join(t.TempDir(), "fs.img"), t.TempDir()
-	command(t, "truncate", "-s", size, image)
-	command(t, "mkfs.xfs", append(append([]string{"-q"}, args...), image)...)
-	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "loop", image, mnt).CombinedOutput(); err != nil {
-		t.Skipf("mounting XFS needs root, a loop device and a kernel that has it: %v\n%s", err, out)
-	}
-	done := false
-	defer func() {
-		if !done {
-			_ = exec.Command("umount", "-l", mnt).Run()
-		}
-	}()
-	fill(mnt)
-	command(t, "umount", mnt)
-	done = true
-	return image
-}
 
 func open(t testing.TB, image string) *FS {
 	t.Helper()
@@ -77,8 +39,8 @@ func TestTrees(t *testing.T) {
 	volumetest.Make(t, dir, o)
 	for _, args := range []string{"", "-m crc=0", "-b size=1024 -n size=4096", "-m crc=0 -n size=16384,ftype=0", "-i size=2048"} {
 		t.Run(args, func(t *testing.T) {
-			image := mkfs(t, "320M", func(mnt string) {
-				command(t, "cp", "-a", "--sparse=always", dir+"/.", mnt)
+			image := volumetest.XFS(t, "320M", func(mnt string) {
+				volumetest.Command(t, "cp", "-a", "--sparse=always", dir+"/.", mnt)
 			}, strings.Fields(args)...)
 			volumetest.Compare(t, open(t, image), dir, o)
 		})
@@ -89,7 +51,7 @@ func TestTrees(t *testing.T) {
 // one of long gone names has holes.
 func TestFragmented(t *testing.T) {
 	want := t.TempDir()
-	image := mkfs(t, "320M", func(mnt string) {
+	image := volumetest.XFS(t, "320M", func(mnt string) {
 		for _, root := range []string{mnt, want} {
 			f, err := os.Create(filepath.Join(root, "pieces"))
 			if err != nil {

@@ -83,7 +83,7 @@ func (m maker) tree(dir string) {
 	for i := range files / 4 {
 		d := filepath.Join(dir, fmt.Sprint("d", i%7), fmt.Sprint("e", i%3))
 		m.check(os.MkdirAll(d, 0o755))
-		m.write(filepath.Join(d, fmt.Sprint("f", i)), m.r.IntN(200<<10))
+		m.write(filepath.Join(d, fmt.Sprint("f", i)), m.r.IntN(40<<10))
 	}
 	if m.o.Holes {
 		m.sparse(filepath.Join(dir, "sparse"), 20<<20+77, 40)
@@ -156,11 +156,11 @@ var skipped = map[string]bool{"lost+found": true}
 func (c *comparer) dir(d volume.Dir, path string) {
 	c.t.Helper()
 	var got []string
-	inos := map[string]uint64{}
+	entries := map[string]volume.Entry{}
 	err := d.List(func(e volume.Entry) bool {
 		if !skipped[e.Name] {
 			got = append(got, e.Name)
-			inos[e.Name] = e.Ino
+			entries[e.Name] = e
 		}
 		return true
 	})
@@ -187,8 +187,8 @@ func (c *comparer) dir(d volume.Dir, path string) {
 		if err != nil {
 			c.t.Fatalf("%s/%s: %v", path, name, err)
 		}
-		if n.Attr().Ino != inos[name] {
-			c.t.Errorf("%s/%s: inode %d, listed as %d", path, name, n.Attr().Ino, inos[name])
+		if same, err := d.Open(entries[name]); err != nil || same.Attr() != n.Attr() || same.Attr().Ino != entries[name].Ino {
+			c.t.Errorf("%s/%s: %+v; as it is listed: %+v, %v", path, name, n.Attr(), same, err)
 		}
 		c.node(n, filepath.Join(path, name))
 	}
