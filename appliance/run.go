@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,11 +19,13 @@ import (
 	"coffer/appliance/catalog"
 	"coffer/appliance/clock"
 	"coffer/appliance/config"
+	"coffer/appliance/exports"
 	"coffer/appliance/ingest"
 	"coffer/appliance/jobs"
 	"coffer/appliance/maintenance"
 	"coffer/appliance/pki"
 	"coffer/dedup"
+	"coffer/nbd"
 )
 
 const (
@@ -82,6 +85,10 @@ type appliance struct {
 	metrics   *metrics
 	mount     *mountKeeper
 	taskKeys  *taskKeys
+	exports   *exports.Manager
+	nbd       *nbd.Server
+	nbdPort   net.Listener // nil: none
+	nbdSocket net.Listener // nil: none
 
 	watchers watchers
 	probe    diskProbe
@@ -104,16 +111,20 @@ func (a *appliance) open(ctx context.Context) (err error) {
 	}
 	a.store = openStore(ctx, a.conf, a.data, a.catalog, a.trusting())
 	clients := &clientDesk{appliance: a}
-	a.agents = ingest.NewServer(ingest.Options{Clients: clients, Enroller: clients, Logger: a.log, Version: api.Version, Now: a.opts.Now})
+	a.agents = ingest.NewServer(ingest.Options{Clients: clients, Enroller: clients, Logger: a.log, Version: api.Version, Now: a.opts.Now,
+		Protocols: map[string]func(context.Context, *tls.Conn){pki.ALPNNBD: a.serveNBD}})
 	a.jobs = jobs.New(jobs.Options{Catalog: a.catalog, Store: a.store.forJobs, Agents: jobs.FromServer(a.agents), Logger: a.log,
 		Now: a.opts.Now, Trusted: a.clock.Now})
+	a.taskKeys = newTaskKeys()
+	if err := a.openExports(ctx); err != nil {
+		return err
+	}
 	a.store.opened = a.takeInLate
 	a.upkeep = a.newUpkeep()
 	a.metrics = newMetrics(a)
 	if err := a.takeIn(ctx); err != nil {
 		return err
 	}
-	a.taskKeys = newTaskKeys()
 	a.mount = newMountKeeper(ctx, a)
 	if err := a.firstUser(ctx); err != nil {
 		return err
@@ -126,8 +137,10 @@ func (a *appliance) listen(ctx context.Context) (err error) {
 	if a.rest, err = config.ListenTCP(ctx, a.conf.REST.Listen, "rest.listen"); err != nil {
 		return err
 	}
-	a.sms, err = config.ListenTCP(ctx, a.conf.SMS.Listen, "sms.listen")
-	return err
+	if a.sms, err = config.ListenTCP(ctx, a.conf.SMS.Listen, "sms.listen"); err != nil {
+		return err
+	}
+	return a.listenNBD(ctx)
 }
 
 // takeIn brings the catalog level with the store and ends the runs that a killed appliance left behind.
@@ -138,7 +151,7 @@ func (a *appliance) takeIn(ctx context.Context) error {
 			return fmt.Errorf("read the store's manifests: %w", err)
 		}
 		// What cannot be taken in now is taken in by the next start; the rest of the catalog is right.
-		if err := a.jobs.Reconcile(ctx, manifests); err != nil {
+		if err := a.jobs.Reconcile(ctx, manifests, unreadable(store)...); err != nil {
 			a.log.Error("the catalog does not know all that the store has", "error", err)
 		}
 	}
@@ -156,11 +169,22 @@ func (a *appliance) takeIn(ctx context.Context) error {
 func (a *appliance) takeInLate(ctx context.Context, store *dedup.Store) {
 	manifests, err := store.Savesets(ctx)
 	if err == nil {
-		err = a.jobs.Reconcile(ctx, manifests)
+		err = a.jobs.Reconcile(ctx, manifests, unreadable(store)...)
 	}
 	if err != nil {
 		a.log.Error("the catalog does not know all that the store has", "error", err)
 	}
+	a.exports.Attach(ctx, exportStore{a, store}) // before a purge can have the store
+}
+
+// unreadable returns the savesets that the store has, and whose manifests or states are damaged.
+func unreadable(store *dedup.Store) (ids []dedup.SavesetID) {
+	for _, d := range store.Damage() {
+		if !d.Saveset.IsZero() {
+			ids = append(ids, d.Saveset)
+		}
+	}
+	return ids
 }
 
 // serve runs the listeners until ctx ends or one of them fails, and stops in order.
@@ -177,6 +201,9 @@ func (a *appliance) serve(ctx context.Context) error {
 	group, failed := errgroup.WithContext(serving)
 	group.Go(func() error { return rest.Serve(failed, a.rest) })
 	group.Go(func() error { return a.agents.Serve(failed, a.sms, a.authority.SMSConfig()) })
+	for _, l := range a.nbdListeners() {
+		group.Go(func() error { return a.nbd.Serve(failed, l) })
+	}
 	group.Go(func() error { a.housekeep(failed); return nil })
 	group.Go(func() error { a.tellUpkeep(failed); return nil })
 	a.log.Info("appliance is up", "version", api.Version, "data", a.conf.Data, "rest", a.rest.Addr().String(), "sms", a.sms.Addr().String(),
@@ -192,8 +219,19 @@ func (a *appliance) serve(ctx context.Context) error {
 		a.log.Warn("not every watcher was told how its run ended")
 	}
 	a.mount.stop()
+	a.endNBD()
 	stop()
 	return errors.Join(group.Wait(), err)
+}
+
+// nbdListeners are those that are open.
+func (a *appliance) nbdListeners() (out []net.Listener) {
+	for _, l := range []net.Listener{a.nbdPort, a.nbdSocket} {
+		if l != nil {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 func (a *appliance) stopRuns() error {
@@ -205,12 +243,15 @@ func (a *appliance) stopRuns() error {
 // close gives back what open took, the last first.
 func (a *appliance) close() error {
 	var errs []error
-	for _, l := range []net.Listener{a.rest, a.sms} {
+	for _, l := range append(a.nbdListeners(), a.rest, a.sms) {
 		if l != nil {
 			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
 			}
 		}
+	}
+	if a.exports != nil {
+		errs = append(errs, a.exports.Close())
 	}
 	if a.store != nil {
 		errs = append(errs, a.store.close())

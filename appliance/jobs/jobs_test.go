@@ -3,6 +3,8 @@ package jobs
 import (
 	"context"
 	"errors"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -296,6 +298,44 @@ func TestReconcile(t *testing.T) {
 		}
 		if !sets[1].EOL.Equal(endOfDay(sets[0].EOL)) || sets[0].SourceKey == "" || sets[0].Pool != catalog.DefaultPool || sets[0].Run != incr.ID {
 			t.Errorf("rows from manifests: %+v", sets)
+		}
+	}
+}
+
+// A saveset whose manifest cannot be read stays in the catalog, one that is gone does not, and one that is there again is back as
+// it was.
+func TestReconcileDamagedManifests(t *testing.T) {
+	g := newRig(t)
+	damaged, lost := g.backup("etc", Full), g.backup("etc", Full)
+	id, err := dedup.ParseSavesetID(damaged.Saveset)
+	g.must(err)
+	all := g.store.manifests()
+	want, err := g.cat.Savesets(t.Context(), catalog.SavesetFilter{})
+	g.must(err)
+	for _, step := range []struct {
+		name       string
+		manifests  []dedup.Manifest
+		unreadable []dedup.SavesetID
+		left       []string
+	}{
+		{"one is damaged, one lost", nil, []dedup.SavesetID{id}, []string{damaged.Saveset}},
+		{"again", nil, []dedup.SavesetID{id}, []string{damaged.Saveset}},
+		{"given up", nil, nil, nil},
+		{"both are readable again", all, nil, []string{lost.Saveset, damaged.Saveset}},
+		{"damaged, and known from before", all, []dedup.SavesetID{id}, []string{lost.Saveset, damaged.Saveset}},
+	} {
+		g.must(g.Reconcile(t.Context(), step.manifests, step.unreadable...))
+		sets, err := g.cat.Savesets(t.Context(), catalog.SavesetFilter{})
+		g.must(err)
+		var got []string
+		for _, s := range sets {
+			got = append(got, s.ID)
+			if i := slices.IndexFunc(want, func(w catalog.Saveset) bool { return w.ID == s.ID }); !reflect.DeepEqual(s, want[i]) {
+				t.Errorf("%s: %+v, want %+v", step.name, s, want[i])
+			}
+		}
+		if !slices.Equal(got, step.left) {
+			t.Errorf("%s: %v, want %v", step.name, got, step.left)
 		}
 	}
 }

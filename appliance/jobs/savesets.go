@@ -73,8 +73,10 @@ func stateRow(s dedup.State) catalog.SavesetState {
 }
 
 // Reconcile takes into the catalog what the store's manifests say and it lacks, and marks savesets deleted that the store
-// does not have any more. Call it after the store was opened, before Recover.
-func (m *Manager) Reconcile(ctx context.Context, manifests []dedup.Manifest) error {
+// does not have any more. One that was marked, and that the store has again, is back. Those whose manifests are there and
+// cannot be read stay as the catalog knows them: they are damaged, not gone, until somebody gives them up. Call it after the
+// store was opened, before Recover.
+func (m *Manager) Reconcile(ctx context.Context, manifests []dedup.Manifest, unreadable ...dedup.SavesetID) error {
 	have, err := m.opts.Catalog.SavesetIDs(ctx)
 	if err != nil {
 		return err
@@ -95,6 +97,12 @@ func (m *Manager) Reconcile(ctx context.Context, manifests []dedup.Manifest) err
 		}
 		rows = append(rows, s)
 		m.log.Info("saveset taken into the catalog from its manifest", "saveset", id, "client", s.Client, "task", s.Task)
+	}
+	for _, id := range unreadable {
+		if _, known := have[id.String()]; known {
+			m.log.Warn("the manifest of a saveset cannot be read", "saveset", id)
+			delete(have, id.String())
+		}
 	}
 	gone := make([]string, 0, len(have))
 	for id := range have {
