@@ -24,8 +24,11 @@ type Disk interface {
 // readTimeout bounds a read of the disk: the readers of file systems carry no context of their own.
 const readTimeout = time.Minute
 
-// New returns the directory of a disk's parts. id tells the disk from all others of the mount: its Hi must be no other node's;
-// its Lo is not used. at is the time that is shown where a part has none.
+// IDs is how many values of ID.Hi a disk takes, from the one on that New is given.
+const IDs = 4096
+
+// New returns the directory of a disk's parts. Its nodes have IDs from id.Hi up to id.Hi+IDs-1, which must be no other node's;
+// id.Lo is not used. at is the time that is shown where a part has none.
 func New(d Disk, id fusefs.ID, at fusefs.Time) fusefs.Dir {
 	return &parts{disk: d, id: id, at: at}
 }

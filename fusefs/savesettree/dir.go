@@ -37,12 +37,13 @@ func (d *dir) Lookup(ctx context.Context, name string) (n fusefs.Node, err error
 		return nil
 	})
 	if errors.Is(err, recipe.ErrNotFound) {
-		return nil, notExist("look up", name)
+		return d.lookupParts(ctx, name)
 	}
 	return n, d.wrap("look up in", err)
 }
 
-// List implements fusefs.Dir. Positions are ranks: any of them is found without reading what comes before.
+// List implements fusefs.Dir. Positions are twice the ranks: any of them is found without reading what comes before. An odd one
+// stands between a disk image and the folder of its parts.
 func (d *dir) List(ctx context.Context, from uint64, yield func(fusefs.Dirent) bool) error {
 	if from > 0 && d.set.sweep.lists() {
 		d.set.look()
@@ -50,7 +51,7 @@ func (d *dir) List(ctx context.Context, from uint64, yield func(fusefs.Dirent) b
 	return d.wrap("list", d.set.use(ctx, func(v View) error {
 		it := recipe.NewRankIter(v, d.e.Content.Digest)
 		if from > 0 {
-			if err := it.SeekRank(ctx, from); err != nil {
+			if err := it.SeekRank(ctx, from/2); err != nil {
 				return err
 			}
 		}
@@ -62,7 +63,18 @@ func (d *dir) List(ctx context.Context, from uint64, yield func(fusefs.Dirent) b
 			if err != nil {
 				return err
 			}
-			if !yield(fusefs.Dirent{Name: e.Name, Node: newNode(d, rank, e), Next: rank + 1 + below.Entries}) {
+			n, next := newNode(d, rank, e), 2*(rank+1+below.Entries)
+			disk, ok := d.hasParts(ctx, v, n)
+			if !ok {
+				if !yield(fusefs.Dirent{Name: e.Name, Node: n, Next: next}) {
+					return nil
+				}
+				continue
+			}
+			if from != next-1 && !yield(fusefs.Dirent{Name: disk.e.Name, Node: n, Next: next - 1}) {
+				return nil
+			}
+			if !yield(fusefs.Dirent{Name: disk.e.Name + partsSuffix, Node: disk.parts(), Next: next}) {
 				return nil
 			}
 		}

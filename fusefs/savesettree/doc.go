@@ -9,6 +9,8 @@
 // Inode numbers are the ranks of entries in their saveset, so they are the same in every mount, and programs that read in
 // the order of inode numbers (cp does) read in the order in which the store wrote. Hard links share a number.
 //
+// Beside each disk image vda.raw there is a folder vda.raw.parts of the file systems inside it (fusefs/disktree).
+//
 // A saveset is leased from the store while somebody reads it, and for Options.IdleRelease after that. It holds no caches
 // of data: those are the store's.
 package savesettree

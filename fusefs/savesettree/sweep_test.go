@@ -176,7 +176,7 @@ func TestListingCarriesASweep(t *testing.T) {
 	}
 	b := find(t, tree, set+"b").(fusefs.Dir)
 	cache.list(t, b)
-	if err := b.List(t.Context(), 300, func(e fusefs.Dirent) bool { t.Errorf("%q comes after the end", e.Name); return true }); err != nil {
+	if err := b.List(t.Context(), 600, func(e fusefs.Dirent) bool { t.Errorf("%q comes after the end", e.Name); return true }); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, "the listed directory is not given to the kernel", func() bool { return cache.has("b000") && cache.has("b299") })
