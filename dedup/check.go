@@ -105,7 +105,7 @@ type check struct {
 	meter   *meter
 	pace    *pacer
 	before  uint64 // version of the damage list
-	mute    int    // containers that the disk did not give
+	mute    int    // containers and small objects that the disk did not give
 	blind   bool   // objects met a node that could not be read
 	counted int    // containers that are written down as done
 	rep     CheckReport

@@ -109,7 +109,7 @@ func (c *check) endRound(ctx context.Context) error {
 	})
 }
 
-// maxMute is how many containers in one check the disk may not give: beyond it, it is the disk that is damaged.
+// maxMute is how many containers and small objects in one check the disk may not give: beyond it, it is the disk that is damaged.
 const maxMute = 8
 
 // container looks at one container, and brings the damage list level with what it sees.
@@ -273,7 +273,7 @@ func (s *containerSet) unspoil(id container.ID) {
 	}
 }
 
-// smallObjects opens every small object in all its forms, and both copies of the keyring.
+// smallObjects opens every small object in all its forms, its second copy, and both copies of the keyring.
 func (c *check) smallObjects(ctx context.Context) error {
 	c.meter.phase("small objects", "objects", 0)
 	for _, f := range objectFamilies {
@@ -281,10 +281,8 @@ func (c *check) smallObjects(ctx context.Context) error {
 			if err != nil {
 				return wrap("list objects", f.prefix, err)
 			}
-			for _, form := range o.blobs {
-				if err := c.smallObject(ctx, f.kind, o.name, form); err != nil {
-					return err
-				}
+			if err := c.smallForms(ctx, f.kind, o); err != nil {
+				return err
 			}
 		}
 	}
@@ -303,12 +301,38 @@ func (s *Store) forgetObjects(ctx context.Context) int {
 	})
 }
 
-func (c *check) smallObject(ctx context.Context, kind, name, form string) error {
+// smallForms opens an object in all its forms, and its second copy.
+func (c *check) smallForms(ctx context.Context, kind string, o object) error {
+	whole := ""
+	for _, form := range o.blobs {
+		ok, err := c.smallObject(ctx, kind, o.name, form)
+		if err != nil {
+			return err
+		}
+		if ok && whole == "" {
+			whole = form
+		}
+	}
+	if whole == "" {
+		return nil
+	}
+	return c.checkCopy(ctx, kind, o.name, whole)
+}
+
+// smallObject opens a blob of a small object, and reports whether it is whole.
+func (c *check) smallObject(ctx context.Context, kind, name, form string) (bool, error) {
 	if err := stopped(ctx); err != nil {
-		return err
+		return false, err
 	}
 	_, err := c.s.openForm(ctx, kind, name, form)
-	return c.judge(ctx, form, err)
+	if KindOf(err) == Other && withheld(ctx, err) {
+		_, err = c.s.openForm(ctx, kind, name, form)
+	}
+	if KindOf(err) == Other && withheld(ctx, err) && c.mute < maxMute {
+		c.mute++
+		err = &Error{Kind: Damaged, Op: "read " + kind, Object: form, Err: err}
+	}
+	return err == nil, c.judge(ctx, form, err)
 }
 
 // judge brings the damage list level with whether a blob of a small object is whole.

@@ -38,7 +38,7 @@ func (s *Store) Harmed(ctx context.Context) (map[SavesetID]bool, error) {
 }
 
 // Affected walks all savesets and tells which of their files the damage list harms, at most limit paths a saveset. A
-// saveset whose manifest or newest state is damaged is among them.
+// saveset whose manifest or newest state is damaged is among them, unless that has a second copy.
 func (s *Store) Affected(ctx context.Context, limit int) ([]Affected, error) {
 	if err := s.alive(); err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ func (s *Store) Affected(ctx context.Context, limit int) ([]Affected, error) {
 		return nil, err
 	}
 	a := &affected{s: s, walk: s.newTreeWalk(), counts: make(map[digest.Digest]int64)}
-	out := s.damage.harmedObjects()
+	out := slices.DeleteFunc(s.damage.harmedObjects(), func(a Affected) bool { return s.hasCopy(ctx, a.Object) })
 	for _, m := range s.sets.list() {
 		x, harmed, err := a.saveset(ctx, m, limit)
 		if err != nil {

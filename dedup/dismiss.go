@@ -54,8 +54,11 @@ func (s *Store) dismissState(ctx context.Context, row Damage, cause string) erro
 	e.change.Lock()
 	defer e.change.Unlock()
 	old := s.sets.state(e)
-	if old.Doubt == "" {
-		return s.deleteObject(ctx, parseForm(row.Object)) // a later one counts
+	switch name := parseForm(row.Object); {
+	case s.superseded(name):
+		return s.deleteObject(ctx, name)
+	case old.Doubt == "":
+		return &Error{Kind: InUse, Op: "dismiss", Object: row.Object, Err: errors.New("what it says is known: heal it")}
 	}
 	next := old
 	next.Doubt, next.Locked, next.Cause, next.Time = "", true, cause, s.opts.Now()

@@ -26,6 +26,7 @@ func TestDamagedStateChangesNothing(t *testing.T) {
 			}
 			name := stateName(m.ID, st.Number)
 			flipBlob(t, o.Blob, name, -3)
+			loseCopy(t, o.Blob, name)
 			s = reopen(t, s, o)
 			got, err := s.Saveset(t.Context(), m.ID)
 			if err != nil || got.State.Doubt != name || got.State.Deleted {
@@ -69,8 +70,10 @@ func TestDamagedManifestIsNamed(t *testing.T) {
 	if _, err := s.SetState(t.Context(), kept.ID, func(st State) State { st.ImmutableUntil = time.Now().Add(time.Hour); return st }); err != nil {
 		t.Fatal(err)
 	}
-	flipBlob(t, o.Blob, manifestName(kept.ID), -3)
-	flipBlob(t, o.Blob, manifestName(gone.ID), -3)
+	for _, m := range []Manifest{kept, gone} {
+		flipBlob(t, o.Blob, manifestName(m.ID), -3)
+		loseCopy(t, o.Blob, manifestName(m.ID))
+	}
 	s = reopen(t, s, o)
 	d := s.Damage()
 	if len(d) != 2 || d[0].Saveset == d[1].Saveset || d[0].Object != manifestName(d[0].Saveset) || d[1].Object != manifestName(d[1].Saveset) {

@@ -131,8 +131,14 @@
 //	INVARIANT D4: a container that is damaged as a whole goes only when all that is missed and can be read of it is stored
 //	anew, and every node of the savesets can be read: below one that cannot, nobody knows what is missed.
 //
-// A state that cannot be read may have been a deletion, a lock or a term. Its saveset stays (State.Doubt names the object)
-// and nothing about it changes until the state is dismissed, which locks it. A manifest that cannot be read stops collections.
+// Domains, manifests and states, without which nothing could be read, or all could be deleted, have a second copy: 4 KiB for
+// each, and a Put for each commit and change of state. It is written after its object is durable, and goes before it; so it
+// never says what the object does not. It is read where the object does not open, and that is damage: healing puts the object
+// back from the copy, or makes the copy anew. Checks make copies that are missing. A copy whose object is gone altogether
+// is not taken for a loss: a program that does not know copies may have removed the object.
+//
+// Where the copy does not open either, a state may have been a deletion, a lock or a term. Its saveset stays (State.Doubt names
+// the object) and nothing about it changes until the state is dismissed, which locks it. Such a manifest stops collections.
 //
 // # What may run beside what
 //

@@ -226,6 +226,7 @@ func TestCollectRefusesTheUnknown(t *testing.T) {
 			t.Fatal(err)
 		}
 		damageBlob(t, o.Blob, manifestName(m.ID))
+		loseCopy(t, o.Blob, manifestName(m.ID))
 		s = mustOpen(t, o)
 		clock.advance(2 * remainsAge)
 		_, err := s.Collect(t.Context(), CollectOptions{})

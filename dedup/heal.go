@@ -2,7 +2,6 @@ package dedup
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -114,23 +113,44 @@ func (s *Store) healObject(ctx context.Context, form string) error {
 	if strings.HasPrefix(name, keys.Prefix) {
 		return wrap("mend keyring", name, keys.Mend(ctx, s.blob, s.ring))
 	}
+	if strings.HasPrefix(name, copyPrefix) {
+		return s.healCopy(ctx, name)
+	}
 	if _, err := s.openForm(ctx, family.kind, name, form); err == nil && s.known(name) {
 		return nil
 	}
 	if err := s.dropForm(ctx, family.kind, name, form); KindOf(err) != Damaged {
 		return err
 	}
-	switch {
-	case family.kind == damageKind, family.kind == checkKind, family.kind == epochKind && name != epochName(s.epoch):
-		return s.deleteObject(ctx, name) // what they said is found again, or not needed
-	case family.kind == epochKind:
+	if copyName(name) != "" {
+		switch err := s.healFromCopy(ctx, family.kind, name, form); {
+		case err == nil && !s.known(name):
+			return &Error{Kind: Damaged, Op: "heal object", Object: name, Err: errTakenIn}
+		case KindOf(err) != Damaged:
+			return err
+		}
+	}
+	return s.makeAnew(ctx, family.kind, name, form)
+}
+
+var errTakenIn = errors.New("it is whole again; the store takes it in when it opens anew")
+
+// makeAnew writes a small object anew that is known, or is not needed. Kind Damaged: it is needed, and not known.
+func (s *Store) makeAnew(ctx context.Context, kind, name, bad string) error {
+	switch kind {
+	case damageKind, checkKind:
+		return s.deleteObject(ctx, name) // what they said is found again
+	case epochKind:
+		if name != epochName(s.epoch) {
+			return s.deleteObject(ctx, name)
+		}
 		return s.rewriteEpoch(ctx)
-	case family.kind == tombstoneKind || family.kind == tombstonePartKind:
+	case tombstoneKind, tombstonePartKind:
 		return s.rebury(ctx, name)
-	case family.kind == domainKind:
-		return s.rewriteDomain(ctx, name, form)
-	case family.kind == stateKind && s.superseded(name):
-		return s.deleteObject(ctx, name)
+	case domainKind:
+		return s.rewriteDomain(ctx, name, bad)
+	case stateKind:
+		return s.rewriteState(ctx, name, bad)
 	}
 	return &Error{Kind: Damaged, Op: "heal object", Object: name}
 }
@@ -162,7 +182,7 @@ func (s *Store) dropForm(ctx context.Context, kind, name, bad string) error {
 	return s.deleteForms(ctx, []string{bad})
 }
 
-// rewriteDomain puts a domain as it is in memory beside the object that is damaged, and then removes that.
+// rewriteDomain puts a domain as it is in memory in place of the object that is damaged.
 func (s *Store) rewriteDomain(ctx context.Context, name, bad string) error {
 	id, err := digest.ParseDomainID(strings.TrimPrefix(name, domainPrefix))
 	d, known := s.domains.get(id)
@@ -171,17 +191,26 @@ func (s *Store) rewriteDomain(ctx context.Context, name, bad string) error {
 	}
 	o := d.object()
 	o.Primary = id == s.domain.ID
-	s.sealing.Lock()
-	defer s.sealing.Unlock()
-	plain, err := json.Marshal(o)
-	if err != nil {
-		return wrap("encode domain", name, err)
+	return s.rewriteObject(ctx, domainKind, name, bad, o)
+}
+
+// rewriteState puts the newest state of a saveset as it is in memory in place of the object that is damaged, and removes one
+// that has a later one.
+func (s *Store) rewriteState(ctx context.Context, name, bad string) error {
+	if s.superseded(name) {
+		return s.deleteObject(ctx, name)
 	}
-	form := formName(name, s.ring.Current())
-	if err := s.putForm(ctx, domainKind, name, form, plain); err != nil || form == bad {
-		return err
+	e, known := s.sets.get(savesetOf(name))
+	if !known {
+		return &Error{Kind: Damaged, Op: "heal object", Object: name}
 	}
-	return s.deleteForms(ctx, []string{bad})
+	e.change.Lock()
+	defer e.change.Unlock()
+	st := s.sets.state(e)
+	if st.Doubt != "" || stateName(e.manifest.ID, st.Number) != name {
+		return &Error{Kind: Damaged, Op: "heal object", Object: name}
+	}
+	return s.rewriteObject(ctx, stateKind, name, bad, st.object(e.manifest.ID))
 }
 
 // rewriteEpoch takes the epoch again that this writer has: the names of containers are what fences, until it is there.

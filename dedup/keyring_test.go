@@ -181,6 +181,7 @@ func TestUnknownKeyIsDamage(t *testing.T) {
 	if err := errors.Join(o.Blob.Delete(t.Context(), manifestName(bad.ID)), blob.PutBytes(t.Context(), o.Blob, manifestName(bad.ID), sealed)); err != nil {
 		t.Fatal(err)
 	}
+	loseCopy(t, o.Blob, manifestName(bad.ID))
 	s = mustOpen(t, o)
 	mustCompare(t, s, good.ID, gens[1])
 	if s.Stats().Damaged != 1 {

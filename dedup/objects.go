@@ -41,7 +41,7 @@ type objectFamily struct{ prefix, kind string }
 
 // objectFamilies are all small objects of a store: what is not listed here would not be sealed again when the store's key
 // changes. The domain comes first: a keyring that does not open it is not this store's. Within a family no name is
-// another's beginning.
+// another's beginning. Second copies are none of them: see copyName.
 var objectFamilies = [...]objectFamily{
 	{domainPrefix, domainKind},
 	{epochPrefix, epochKind},
@@ -101,7 +101,11 @@ func (s *Store) putObject(ctx context.Context, kind, name string, v any) error {
 	if err := s.checkNoForm(ctx, name); err != nil {
 		return wrap("put "+kind, name, err)
 	}
-	return s.putSealed(ctx, kind, name, sealed)
+	if err := s.putSealed(ctx, kind, name, sealed); err != nil {
+		return err
+	}
+	s.putCopy(ctx, name, sealed)
+	return nil
 }
 
 // putSealed puts a sealed object under a blob name that must be free.

@@ -104,7 +104,8 @@ func (s *Store) readObject(ctx context.Context, kind string, o object, v any) er
 	return decodeObject(kind, o.name, plain, v)
 }
 
-// openForms returns the content of the first form that opens. The error is that of the newest one that is there.
+// openForms returns the content of the first form that opens, or of the second copy. The error is that of the newest form that
+// is there.
 func (s *Store) openForms(ctx context.Context, kind string, o object) ([]byte, error) {
 	var first error
 	for _, name := range o.blobs {
@@ -118,6 +119,9 @@ func (s *Store) openForms(ctx context.Context, kind string, o object) ([]byte, e
 		if ctx.Err() != nil {
 			break
 		}
+	}
+	if plain, ok := s.openCopy(ctx, kind, o, first); ok {
+		return plain, nil
 	}
 	return nil, first
 }
@@ -153,11 +157,14 @@ func (s *Store) checkNoForm(ctx context.Context, name string) error {
 	return nil
 }
 
-// deleteObject removes an object in all its forms. What is not there is deleted. It excludes Reseal, which would bring the
+// deleteObject removes an object in all its forms, and its second copy before them. What is not there is deleted. It excludes Reseal, which would bring the
 // object back.
 func (s *Store) deleteObject(ctx context.Context, name string) error {
 	s.sealing.Lock()
 	defer s.sealing.Unlock()
+	if err := s.dropCopy(ctx, name); err != nil {
+		return err
+	}
 	return s.deleteForms(ctx, s.forms(name).blobs)
 }
 
@@ -227,7 +234,7 @@ func (s *Store) resealAll(ctx context.Context, m *meter, rep *ResealReport) erro
 		}
 	}
 	s.oldObjects.Store(false) // what is stuck stays so
-	return nil
+	return s.dropOldCopies(ctx)
 }
 
 // barrier returns when every object that is being put is there: what is put from now on names the current key.
@@ -282,17 +289,26 @@ func (s *Store) resealOne(ctx context.Context, kind string, o object) (bool, err
 			continue
 		}
 		if _, err := s.openForm(ctx, kind, o.name, form); err == nil {
-			return true, s.deleteForms(ctx, slices.Delete(slices.Clone(o.blobs), i, i+1))
+			return true, s.resealed(ctx, o.name, form, slices.Delete(slices.Clone(o.blobs), i, i+1))
 		}
 	}
 	plain, err := s.openForms(ctx, kind, o)
 	if err != nil {
 		return false, err
 	}
-	if err := s.putForm(ctx, kind, o.name, formName(o.name, current), plain); err != nil {
+	form := formName(o.name, current)
+	if err := s.putForm(ctx, kind, o.name, form, plain); err != nil {
 		return false, err
 	}
-	return true, s.deleteForms(ctx, slices.DeleteFunc(o.blobs, func(b string) bool { return b == formName(o.name, current) }))
+	return true, s.resealed(ctx, o.name, form, slices.DeleteFunc(o.blobs, func(b string) bool { return b == form }))
+}
+
+// resealed removes what names an old key: the copy, which is made anew, and then the old forms.
+func (s *Store) resealed(ctx context.Context, name, form string, old []string) error {
+	if err := s.recopy(ctx, name, form); err != nil {
+		return err
+	}
+	return s.deleteForms(ctx, old)
 }
 
 // present returns the blobs of a list that are there. What cannot be asked for counts as there.
