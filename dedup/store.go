@@ -47,6 +47,7 @@ type Store struct {
 	shutDown atomic.Bool // set once by Close, before the index goes
 
 	maintenance maintenance // which long operations run
+	pace        pace        // of those beside runs
 	tombstones  tombstones  // dead nodes in live containers
 	// renewing is held for reading while a container that proved to be readable is taken into use again, and for writing
 	// while a collection runs.
