@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 
 	"golang.org/x/sync/errgroup"
 
@@ -61,9 +62,13 @@ func (b *bench) readBack(ctx context.Context, l load, size, rounds int) error {
 // rates are MB/s of reading a saveset in one round and of decompressing the same data bare.
 type rates struct{ bareWall, bareCPU, restoreWall, restoreCPU, mountWall, mountCPU []float64 }
 
-// rates reads a saveset with cold caches, in turns with bare decompression of what is read.
+// rates reads a saveset with a cold disk, in turns with bare decompression of what is read. The first round warms up: a
+// process that reads has memory to read into.
 func (p *place) rates(ctx context.Context, id dedup.SavesetID, rounds int) (r rates, err error) {
-	for range rounds {
+	for i := range rounds + 1 {
+		if i == 1 {
+			r = rates{}
+		}
 		s, err := p.open(ctx)
 		if err != nil {
 			return r, err
@@ -98,7 +103,7 @@ func (r *rates) round(ctx context.Context, s *dedup.Store, id dedup.SavesetID) e
 		{&r.restoreWall, &r.restoreCPU, func() error { return restoreAll(ctx, v, ds) }},
 		{&r.mountWall, &r.mountCPU, func() error { return mountAll(ctx, v, ds) }},
 	} {
-		settle()
+		runtime.GC()
 		dropCaches()
 		took, err := measure(way.f)
 		if err != nil {
