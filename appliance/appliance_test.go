@@ -31,7 +31,7 @@ func testConfig(t *testing.T) config.Config {
 	c := config.Default()
 	c.Data = filepath.Join(t.TempDir(), "data")
 	c.Memory = 0
-	c.REST.Listen, c.SMS.Listen = "127.0.0.1:0", "127.0.0.1:0"
+	c.REST.Listen, c.SMS.Listen, c.NBD.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	c.Store.Reserve, c.Store.IndexMemory = 1<<20, 32<<20
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)

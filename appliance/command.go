@@ -19,8 +19,8 @@ const DefaultConfigFile = "/etc/coffer/cofferd.toml"
 
 // flags are the command's; empty ones leave what the configuration says.
 type flags struct {
-	config, data, rest, sms, mount, level, format string
-	check                                         bool
+	config, data, rest, sms, nbd, mount, level, format string
+	check                                              bool
 }
 
 // Command is cofferd's command line.
@@ -49,6 +49,7 @@ It stops in order on SIGTERM or SIGINT: runs end cancelled, mounts go.`,
 	fl.StringVar(&f.data, "data", "", "data directory (key data; default "+config.DefaultData+")")
 	fl.StringVar(&f.rest, "listen-rest", "", "address of the REST API, host:port (key rest.listen; default "+config.DefaultRESTListen+")")
 	fl.StringVar(&f.sms, "listen-sms", "", "address that agents connect to, host:port (key sms.listen; default "+config.DefaultSMSListen+")")
+	fl.StringVar(&f.nbd, "listen-nbd", "", "address of the NBD server, host:port, or off (key nbd.listen; default "+config.DefaultNBDListen+")")
 	fl.StringVar(&f.mount, "mount", "", "directory where savesets are mounted (key mount.dir; default DATA/mnt)")
 	fl.StringVar(&f.level, "log-level", "", "debug, info, warn or error (key log.level; default info)")
 	fl.StringVar(&f.format, "log-format", "", "text or json (key log.format; default text)")
@@ -83,7 +84,7 @@ func (f *flags) load() (config.Config, error) {
 		flag string
 		key  *string
 		path bool
-	}{{f.data, &conf.Data, true}, {f.rest, &conf.REST.Listen, false}, {f.sms, &conf.SMS.Listen, false},
+	}{{f.data, &conf.Data, true}, {f.rest, &conf.REST.Listen, false}, {f.sms, &conf.SMS.Listen, false}, {f.nbd, &conf.NBD.Listen, false},
 		{f.mount, &conf.Mount.Dir, true}, {f.level, &conf.Log.Level, false}, {f.format, &conf.Log.Format, false}} {
 		switch {
 		case set.flag == "":

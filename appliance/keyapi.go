@@ -52,9 +52,13 @@ func (a *appliance) makeIdle(ctx context.Context, s *dedup.Store) error {
 	if n := a.jobs.Active(); n > 0 {
 		return api.Errorf(api.CodeInUse, "%d runs are active", n).WithHint("wait for them, or cancel them: coffer run list")
 	}
+	if err := a.exports.Detach(); err != nil {
+		return exportError(err)
+	}
 	a.mount.stop()
 	if st := s.Stats(); st.Runs+st.Views > 0 {
 		a.mount.restore(ctx)
+		a.exports.Attach(ctx, exportStore{a, s})
 		return api.Errorf(api.CodeInUse, "savesets are being read").WithHint("wait for downloads to end")
 	}
 	return nil

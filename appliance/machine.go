@@ -18,6 +18,7 @@ type backend struct {
 	tasks
 	runs
 	savesets
+	exportDesk
 	auditLog
 	machine
 	storeDesk
@@ -27,7 +28,7 @@ type backend struct {
 var _ server.Backend = (*backend)(nil)
 
 func newBackend(a *appliance) *backend {
-	return &backend{newAccounts(a), clients{a}, tasks{a}, runs{a}, savesets{a}, auditLog{a}, machine{a}, storeDesk{a}, keyDesk{a}}
+	return &backend{newAccounts(a), clients{a}, tasks{a}, runs{a}, savesets{a}, exportDesk{a}, auditLog{a}, machine{a}, storeDesk{a}, keyDesk{a}}
 }
 
 // auditLog implements server.Audit.

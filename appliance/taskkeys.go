@@ -33,6 +33,7 @@ type taskKeys struct {
 
 // heldKey is a key with what was opened by it lately.
 type heldKey struct {
+	key    seal.Key
 	opener *seal.Opener
 	until  time.Time
 	timer  *time.Timer
@@ -53,7 +54,7 @@ func newTaskKeys() *taskKeys { return &taskKeys{held: make(map[seal.ID]*heldKey)
 // give holds a key for a time. One that is held already is held for the new time.
 func (k *taskKeys) give(key seal.Key, now time.Time, d time.Duration) (until time.Time) {
 	id := key.ID()
-	h := &heldKey{opener: seal.NewOpener(key), until: now.Add(d), opened: make(map[digest.Digest]*list.Element), lru: list.New()}
+	h := &heldKey{key: key, opener: seal.NewOpener(key), until: now.Add(d), opened: make(map[digest.Digest]*list.Element), lru: list.New()}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if old := k.held[id]; old != nil {

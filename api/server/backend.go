@@ -24,6 +24,7 @@ type Backend interface {
 	Tasks
 	Runs
 	Savesets
+	Exports
 	Audit
 	Machine
 	Store
@@ -148,6 +149,23 @@ type Tree interface {
 	Open(ctx context.Context, path string) (io.ReadCloser, error)
 	// Close ends the lease.
 	Close() error
+}
+
+// Exports are disks of savesets that are served as block devices.
+type Exports interface {
+	// Exports lists all exports, the oldest first.
+	Exports(ctx context.Context) ([]api.Export, error)
+	// Export returns one. CodeNotFound.
+	Export(ctx context.Context, id string) (api.Export, error)
+	// AddExport makes an export; the saveset's id is a whole one. CodeNotFound for the saveset or disk, CodeBadRequest for
+	// what is no disk or not the only one, CodeKeyNeeded, CodeStoreLocked.
+	AddExport(ctx context.Context, s api.ExportSpec) (api.Export, error)
+	// DropExport removes an export with what was written to it. CodeInUse with open connections, unless force, and while it
+	// is committed.
+	DropExport(ctx context.Context, id string, force bool) error
+	// CommitExport starts to make a saveset of what was written to an export. CodeConflict where it has no overlay, CodeInUse
+	// with open connections.
+	CommitExport(ctx context.Context, id string) (api.Run, error)
 }
 
 // Audit is the audit log.

@@ -90,6 +90,12 @@ func operations() []operation {
 		{id: "saveset-unlock", method: post, path: "/savesets/{id}/unlock", roles: admins, audit: "saveset.unlock", tag: "savesets", summary: "Take a lock away"},
 		{id: "saveset-immutable", method: put, path: "/savesets/{id}/immutable", roles: admins, audit: "saveset.immutable", tag: "savesets", summary: "Keep everybody from deleting a saveset until a time"},
 
+		{id: "export-list", method: get, path: "/exports", roles: restorers, tag: "exports", summary: "List exports: disks of savesets that are served over NBD"},
+		{id: "export-add", method: post, path: "/exports", roles: restorers, audit: "export.add", status: 201, tag: "exports", summary: "Serve a disk of a saveset over NBD, read only or with an overlay that takes writes"},
+		{id: "export-show", method: get, path: "/exports/{id}", roles: restorers, tag: "exports", summary: "Show an export"},
+		{id: "export-drop", method: del, path: "/exports/{id}", roles: restorers, audit: "export.drop", tag: "exports", summary: "End an export, and remove what was written to it"},
+		{id: "export-commit", method: post, path: "/exports/{id}/commit", roles: restorers, audit: "export.commit", status: 202, tag: "exports", summary: "Make a saveset of what was written to an export; the export stays"},
+
 		{id: "store", method: get, path: "/store", roles: operators, tag: "store", summary: "State of the store"},
 		{id: "store-damage-dismiss", method: post, path: "/store/damage/dismiss", roles: superuser, audit: "store.dismiss", tag: "store", summary: "Give up a damaged record of a saveset that nothing heals"},
 		{id: "store-damage", method: get, path: "/store/damage", roles: operators, tag: "store", summary: "The damage list: what is damaged, which savesets and files it harms"},

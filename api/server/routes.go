@@ -57,6 +57,12 @@ func (s *Server) routes() {
 	handle(s, "saveset-unlock", s.unlockSaveset)
 	handle(s, "saveset-immutable", s.makeImmutable)
 
+	handle(s, "export-list", s.listExports)
+	handle(s, "export-add", s.addExport)
+	handle(s, "export-show", s.showExport)
+	handle(s, "export-drop", s.dropExport)
+	handle(s, "export-commit", s.commitExport)
+
 	handle(s, "store", s.store)
 	handle(s, "store-damage", s.damage)
 	handle(s, "store-damage-dismiss", s.dismiss)

@@ -112,6 +112,9 @@ func TestOutput(t *testing.T) {
 			"run cancel run-0004", "run watch run-0004", "restore a1b2c3 --verify --flat --to /x --no-wait", "restore a1b2c3 -- cat", "restore -- cat", "restore a1b2c3 --mode sometimes"},
 		"accounts": {"whoami", "user list", "user add eve --role restore --client web1 --password-file PW", "user add eve --role restore --password-file PW", "user add mallory --password-file PW",
 			"user role eve operator", "user role eve king", "user remove eve", "user remove eve", "token add nightly", "token list", "token remove t2", "token list", "whoami --json", "audit list --limit 5", "audit list --since tomorrow", "passwd"},
+		"exports": {"export list", "export add none12", "export add a1b2c3", "export add latest:web1-etc images/web1.raw --overlay --limit 20GiB --client web1 --purpose drill", "export add a1b2c3 --limit lots",
+			"export list", "export show 000000000001", "export show 000000000002", "export show 000000000003", "export list --json", "export commit 000000000001", "export commit 000000000002 --no-wait",
+			"export drop 000000000002", "export drop 000000000002 --yes", "export drop 000000000001", "export drop 000000000001", "export", "export eject"},
 		"machine": {"store status", "mount status", "mount on", "mount off", "mount on --json", "version", "version --json", "mount", "mount sideways", "nonsense", "--nonsense", "help exit-codes"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -29,6 +29,7 @@ type Config struct {
 	Memory Size   `toml:"memory"`
 	REST   Listen `toml:"rest"`
 	SMS    Listen `toml:"sms"`
+	NBD    NBD    `toml:"nbd"`
 	Mount  Mount  `toml:"mount"`
 	Log    Log    `toml:"log"`
 	Store  Store  `toml:"store"`
@@ -109,6 +110,7 @@ func Default() Config {
 		Memory: DefaultMemory,
 		REST:   Listen{Listen: DefaultRESTListen},
 		SMS:    Listen{Listen: DefaultSMSListen},
+		NBD:    DefaultNBD(),
 		Log:    Log{Level: "info", Format: "text"},
 		Store:  Store{HighWatermark: DefaultHighWatermark, LowWatermark: DefaultLowWatermark, Purge: PurgeAtNewday},
 
@@ -141,6 +143,7 @@ func (c Config) Validate() error {
 	fault := func(key, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("configuration key %q: %s", key, fmt.Sprintf(format, args...)))
 	}
+	c.NBD.validate(fault)
 	for key, path := range map[string]string{"data": c.Data, "mount.dir": c.Mount.Dir, "store.dir": c.Store.Dir, "store.key_file": c.Store.KeyFile} {
 		if path == "" && key != "data" {
 			continue

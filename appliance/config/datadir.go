@@ -29,6 +29,8 @@ import (
 //	spool/          containers being built
 //	index/          the index, a hint that can be lost
 //	mnt/            where savesets are mounted
+//	overlays/       a folder for each export, with what was written to it
+//	run/            unix sockets
 const DataVersion = 1
 
 const versionPrefix = "coffer data directory, version "
@@ -108,7 +110,7 @@ func checkOurs(path string) error {
 		return err
 	}
 	known := map[string]bool{"lock": true, "catalog": true, "pki": true, "keys": true, "spool": true, "index": true,
-		"store": true, "mnt": true, "lost+found": true}
+		"store": true, "mnt": true, "overlays": true, "run": true, "lost+found": true}
 	for _, e := range entries {
 		if !known[e.Name()] && !strings.HasPrefix(e.Name(), ".version.tmp-") {
 			return fmt.Errorf("it has %q but no version file: not a data directory of Coffer", e.Name())
@@ -155,6 +157,9 @@ func (d *DataDir) SpoolDir() string { return filepath.Join(d.path, "spool") }
 
 // IndexDir is where the index lies.
 func (d *DataDir) IndexDir() string { return filepath.Join(d.path, "index") }
+
+// OverlaysDir is where exports lie.
+func (d *DataDir) OverlaysDir() string { return filepath.Join(d.path, "overlays") }
 
 // ClockFile is where trusted time is kept.
 func (d *DataDir) ClockFile() string { return filepath.Join(d.path, "clock") }

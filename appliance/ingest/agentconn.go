@@ -40,6 +40,16 @@ func (s *Server) handle(ctx context.Context, nc *tls.Conn) {
 		log.Error("agent connection refused: the TLS configuration does not verify client certificates")
 		return
 	}
+	if serve := s.opts.Protocols[state.NegotiatedProtocol]; serve != nil {
+		cancel()
+		if len(certs) == 0 {
+			_ = nc.Close()
+			log.Warn("connection refused: only an enrolled agent may speak this protocol", "protocol", state.NegotiatedProtocol)
+			return
+		}
+		serve(ctx, nc)
+		return
+	}
 	opts := sms.Options{Budget: s.budget, KeepAlive: s.opts.KeepAlive, DeadAfter: s.opts.DeadAfter}
 	if len(certs) == 0 {
 		opts.MaxStreams = 1

@@ -50,6 +50,9 @@ type Options struct {
 	Clients  Clients
 	Enroller Enroller
 	Logger   *slog.Logger
+	// Protocols get connections that have a verified client certificate and negotiated another protocol than SMS (ALPN), by its
+	// name. The function owns the connection and returns when it has ended; ctx ends with the server.
+	Protocols map[string]func(ctx context.Context, conn *tls.Conn)
 	// Version of the appliance, told to agents.
 	Version string
 	// Memory bounds, over all connections, what is buffered of messages beyond each stream's small base window, in bytes.

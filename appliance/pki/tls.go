@@ -10,6 +10,10 @@ import (
 // ALPN is the protocol name that both ends of an SMS connection agree on; part of the protocol.
 const ALPN = "coffer-sms/1"
 
+// ALPNNBD asks the port of SMS for NBD: the connection, with the agent's certificate, is one to the appliance's NBD server.
+// Part of the protocol.
+const ALPNNBD = "coffer-nbd/1"
+
 // ErrUntrusted says that a server is not the appliance that the client knows.
 var ErrUntrusted = errors.New("the server is not the appliance that this client trusts")
 
@@ -68,12 +72,20 @@ func (a *Authority) SMSConfig() *tls.Config {
 	pool.AddCert(a.cert)
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{ALPN},
+		NextProtos:             []string{ALPN, ALPNNBD},
 		GetCertificate:         a.serverCertificate,
 		ClientAuth:             tls.VerifyClientCertIfGiven,
 		ClientCAs:              pool,
 		SessionTicketsDisabled: true, // every connection verifies its certificate anew
 	}
+}
+
+// NBDConfig is the appliance's side of NBD's STARTTLS: TLS 1.3; a client certificate is verified when shown. INVARIANT: who
+// serves asks the catalog whether the serial is revoked.
+func (a *Authority) NBDConfig() *tls.Config {
+	c := a.SMSConfig()
+	c.NextProtos = nil
+	return c
 }
 
 // RESTConfig is the appliance's side of REST: TLS 1.3, no client certificates.

@@ -47,6 +47,7 @@ type Backend struct {
 
 	maintenance []api.Maintenance // oldest first
 	keys        api.StoreKeys
+	exports     []api.Export // oldest first
 }
 
 type account struct {

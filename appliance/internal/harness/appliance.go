@@ -40,8 +40,8 @@ type Options struct {
 // Appliance is a running cofferd and a command line that is logged in to it.
 type Appliance struct {
 	Options
-	REST, SMS string // host:port
-	daemon    *process
+	REST, SMS, NBD string // host:port
+	daemon         *process
 }
 
 // Start starts cofferd, waits until it answers, and logs in, changing the
@@ -50,11 +50,11 @@ func Start(ctx context.Context, opts Options) (*Appliance, error) {
 	if opts.Data == "" {
 		opts.Data = filepath.Join(opts.Dir, "data")
 	}
-	ports, err := freePorts(2)
+	ports, err := freePorts(3)
 	if err != nil {
 		return nil, err
 	}
-	a := &Appliance{Options: opts, REST: ports[0], SMS: ports[1]}
+	a := &Appliance{Options: opts, REST: ports[0], SMS: ports[1], NBD: ports[2]}
 	if err := a.Launch(ctx); err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func Start(ctx context.Context, opts Options) (*Appliance, error) {
 // Launch starts the daemon on the data directory, for the first time or after
 // Stop or Kill, and waits until the API answers.
 func (a *Appliance) Launch(ctx context.Context) error {
-	args := append([]string{"--data", a.Data, "--listen-rest", a.REST, "--listen-sms", a.SMS}, a.Flags...)
+	args := append([]string{"--data", a.Data, "--listen-rest", a.REST, "--listen-sms", a.SMS, "--listen-nbd", a.NBD}, a.Flags...)
 	cmd := exec.Command(a.program("cofferd"), args...)
 	cmd.Env = append(os.Environ(), a.Env...)
 	p, err := startProcess("cofferd", a.Log(), cmd, a.Detach)
