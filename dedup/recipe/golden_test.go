@@ -48,7 +48,39 @@ func goldens(t testing.TB) map[string][]byte {
 	take("stream-inner", c.Digest, nil)
 	take("side-leaf", buildSide(t, m, sideRows(8)).Digest, nil)
 	take("side-inner", buildSide(t, m, sideRows(9000)).Digest, nil)
+	goldenImages(t, m, take)
 	return out
+}
+
+// goldenImages adds an image of one leaf, one of two levels with holes, an empty one, and the entry of an image.
+func goldenImages(t testing.TB, m *memory, take func(string, digest.Digest, error)) {
+	t.Helper()
+	image := func(size uint64, chunk int, data ...uint64) Content {
+		b := NewImageBuilder(m, testHasher())
+		if err := b.Start(size, chunk); err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range append(data, b.Chunks()) {
+			if err := b.Hole(t.Context(), i-b.Next()); err != nil {
+				t.Fatal(err)
+			}
+			if i < b.Chunks() {
+				if err := b.Add(t.Context(), fileDigest("chunk %d", i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		c, _, err := b.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	leaf := image(10*65536+4711, 65536, 0, 1, 5, 10)
+	take("image-leaf", leaf.Digest, nil)
+	take("image-inner", image(1<<30, 128<<10, 0, 1, 300, 301, 8191).Digest, nil)
+	take("image-empty", image(1<<40, 128<<10).Digest, nil)
+	take("image-entry", buildDir(t, m, []Entry{{Name: "vda.raw", Mode: ModeRegular | 0o600, Size: 10*65536 + 4711, Content: leaf}}).Digest, nil)
 }
 
 // TestGolden pins the bytes of every kind of node. A difference means that savesets written before this change are
@@ -96,6 +128,8 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add(record(DirLeaf, 0, Totals{Entries: 2}, nil, plain("a")+plain("b")))
 	f.Add(record(StreamLeaf, 0, Totals{Entries: 2, Bytes: 12}, []uint64{5 << 1}, "\x01\x07"))
+	f.Add(record(ImageLeaf, 0, Totals{Entries: 2, Bytes: 3*4096 + 5}, []uint64{4096 << 1, 5 << 1}, "\x0c\x0a"))
+	f.Add(record(ImageInner, 1, Totals{Entries: 3, Bytes: 128*4096 + 5}, []uint64{4096<<8 | 1, 5<<1 | 1}, "\x0c\x03\x02\x01"))
 	f.Add(record(SideLeaf, 0, Totals{Entries: 1}, nil, "\x03\x05\x02\x02\x00\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, rec []byte) {
 		if n, err := ParseClear(rec); err == nil && len(n.Children) > len(rec)/33 {
@@ -149,6 +183,8 @@ func rebuild(t *testing.T, m *memory, d digest.Digest, n *Node) {
 			}
 			off += x.Length
 		}
+	case ImageLeaf, ImageInner:
+		rebuildImage(t, m, d, n)
 	case SideLeaf, SideInner:
 		it := NewSideIter(m, d)
 		for {
@@ -156,5 +192,48 @@ func rebuild(t *testing.T, m *memory, d digest.Digest, n *Node) {
 				return
 			}
 		}
+	}
+}
+
+// rebuildImage reads an image whose root is the node, in all ways, as far as its form allows.
+func rebuildImage(t *testing.T, m *memory, d digest.Digest, n *Node) {
+	ctx := context.Background()
+	c := Content{Kind: ImageTree, Digest: d}
+	img, err := OpenImage(ctx, m, c, n.Totals.Bytes)
+	if err != nil {
+		return
+	}
+	total := (img.Size()-1)/uint64(img.ChunkSize()) + 1
+	at := uint64(0)
+	if err := img.Runs(ctx, 0, total, func(n uint64, _ bool) bool { at += n; return true }); err == nil && at != total {
+		t.Fatalf("runs of %d chunks in an image of %d", at, total)
+	}
+	if _, err := img.Data(ctx); err == nil && n.Kind == ImageLeaf {
+		for i := range total {
+			if _, err := img.Chunks(ctx, i); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b := NewImageBuilder(newMemory(), testHasher())
+	if err := b.Start(img.Size(), img.ChunkSize()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Take(ctx, img, total); err != nil {
+		t.Fatal(err)
+	}
+	if again, _, err := b.Finish(); n.Totals.Entries > 0 && (err != nil || again != c) {
+		t.Fatalf("taken over it is %v, %v", again, err)
+	}
+	it := NewStreamIter(m, c, n.Totals.Bytes)
+	for off := uint64(0); ; {
+		x, err := it.Next(ctx)
+		if err != nil {
+			return
+		}
+		if x.Offset != off || x.Length == 0 {
+			t.Fatalf("extent %v at %d", x, off)
+		}
+		off += x.Length
 	}
 }

@@ -42,6 +42,9 @@ func TestRecordHelpersAreRight(t *testing.T) {
 		"link":      record(DirLeaf, 0, Totals{Entries: 1}, nil, "\x20\x01l"+link+"\x00\x01t"),
 		"inner":     record(DirInner, 1, Totals{Entries: 3, Bytes: 5}, []uint64{5<<1 | 1, 1}, "\x01a\x01\x01b\x02"),
 		"stream":    record(StreamLeaf, 0, Totals{Entries: 2, Bytes: 12}, []uint64{5 << 1}, "\x01\x07"),
+		"image":     record(ImageLeaf, 0, Totals{Entries: 2, Bytes: 3*4096 + 5}, []uint64{4096 << 1, 5 << 1}, "\x0c\x0a"),
+		"images":    record(ImageInner, 1, Totals{Entries: 3, Bytes: 128*4096 + 5}, []uint64{4096<<8 | 1, 5<<1 | 1}, "\x0c\x03\x02\x01"),
+		"all hole":  record(ImageInner, 1, Totals{Bytes: 128*4096 + 5}, nil, "\x0c\x00"),
 		"side":      record(SideLeaf, 0, Totals{Entries: 1}, nil, "\x03\x05\x02\x02\x00\x00\x00\x00"),
 	} {
 		if _, err := Parse(rec); err != nil {
@@ -156,12 +159,33 @@ func TestHostileRecords(t *testing.T) {
 		"stream, huge hole":   {Malformed, record(StreamLeaf, 0, Totals{Entries: 1, Bytes: MaxTotal}, nil, "\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")},
 		"stream, bytes lie":   {Malformed, record(StreamLeaf, 0, Totals{Entries: 2, Bytes: 13}, []uint64{5 << 1}, "\x01\x07")},
 		"stream, empty child": {Malformed, record(StreamInner, 1, Totals{Entries: 1}, []uint64{1}, "\x01")},
-		"side with child":     {Malformed, record(SideLeaf, 0, Totals{Entries: 1}, []uint64{1}, "\x00\x00\x00\x00\x00\x00\x00")},
-		"side with bytes":     {Malformed, record(SideInner, 1, Totals{Entries: 1, Bytes: 1}, []uint64{1<<1 | 1}, "\x01")},
-		"side flags":          {UnknownField, record(SideLeaf, 0, Totals{Entries: 1}, nil, "\x04\x00\x00\x00\x00\x00\x00")},
-		"side cut short":      {Malformed, record(SideLeaf, 0, Totals{Entries: 1}, nil, "\x00\x00\x00\x00\x00\x00")},
-		"side same device":    {Malformed, record(SideLeaf, 0, Totals{Entries: 1}, nil, "\x02\x00\x00\x00\x00\x00\x00\x00")},
-		"side nanoseconds":    {Malformed, record(SideLeaf, 0, Totals{Entries: 1}, nil, "\x00\x00\x00\x00\xca\x9a\x3b")},
+		"image of nothing":    {Malformed, record(ImageLeaf, 0, Totals{}, nil, "\x0c\x00")},
+		"image, no body":      {Malformed, record(ImageLeaf, 0, Totals{Bytes: 4096}, nil, "")},
+		"image, no map":       {Malformed, record(ImageLeaf, 0, Totals{Bytes: 4096}, nil, "\x0c")},
+		"image, rest":         {Malformed, record(ImageLeaf, 0, Totals{Bytes: 4096}, nil, "\x0c\x00\x00")},
+		"image, small chunks": {Malformed, record(ImageLeaf, 0, Totals{Bytes: 4096}, nil, "\x0b\x00")},
+		"image, large chunks": {Malformed, record(ImageLeaf, 0, Totals{Bytes: 4096}, nil, "\x18\x00")},
+		"image of nodes":      {Malformed, record(ImageLeaf, 0, Totals{Entries: 1, Bytes: 4096}, []uint64{4096<<1 | 1}, "\x0c\x01")},
+		"image, other chunk":  {Malformed, record(ImageLeaf, 0, Totals{Entries: 1, Bytes: 8192}, []uint64{4095 << 1}, "\x0c\x01")},
+		"image, other tail":   {Malformed, record(ImageLeaf, 0, Totals{Entries: 1, Bytes: 4097}, []uint64{4096 << 1}, "\x0c\x02")},
+		"image, map lies":     {Malformed, record(ImageLeaf, 0, Totals{Entries: 1, Bytes: 8192}, []uint64{4096 << 1}, "\x0c\x03")},
+		"image, map too long": {Malformed, record(ImageLeaf, 0, Totals{Entries: 1, Bytes: 8192}, []uint64{4096 << 1}, "\x0c\x04")},
+		"image, count lies":   {Malformed, record(ImageLeaf, 0, Totals{Entries: 2, Bytes: 8192}, []uint64{4096 << 1}, "\x0c\x01")},
+		"image too wide":      {Malformed, record(ImageLeaf, 0, Totals{Bytes: 129 * 4096}, nil, "\x0c"+strings.Repeat("\x00", 17))},
+		"image, sum too big":  {Malformed, record(ImageLeaf, 0, Totals{Entries: 1, Bytes: 4095}, []uint64{4096 << 1}, "\x0c\x01")},
+		"images of chunks":    {Malformed, record(ImageInner, 1, Totals{Entries: 1, Bytes: 4096 << 7}, []uint64{4096 << 8}, "\x0c\x01\x01")},
+		"images, empty":       {Malformed, record(ImageInner, 1, Totals{Entries: 0, Bytes: 4096 << 7}, []uint64{4096<<8 | 1}, "\x0c\x01\x00")},
+		"images, count lies":  {Malformed, record(ImageInner, 1, Totals{Entries: 3, Bytes: 4096 << 7}, []uint64{4096<<8 | 1}, "\x0c\x01\x02")},
+		"images, too many":    {Malformed, record(ImageInner, 1, Totals{Entries: 129, Bytes: 4096 << 7}, []uint64{4096<<8 | 1}, "\x0c\x01\x81\x01")},
+		"images too deep":     {Malformed, record(ImageInner, 9, Totals{Bytes: 1 << 61}, nil, "\x0c\x00")},
+		"images, entries":     {Malformed, record(ImageInner, 1, Totals{Entries: 5, Bytes: 4096 << 7}, nil, "\x0c\x00")},
+
+		"side with child":  {Malformed, record(SideLeaf, 0, Totals{Entries: 1}, []uint64{1}, "\x00\x00\x00\x00\x00\x00\x00")},
+		"side with bytes":  {Malformed, record(SideInner, 1, Totals{Entries: 1, Bytes: 1}, []uint64{1<<1 | 1}, "\x01")},
+		"side flags":       {UnknownField, record(SideLeaf, 0, Totals{Entries: 1}, nil, "\x04\x00\x00\x00\x00\x00\x00")},
+		"side cut short":   {Malformed, record(SideLeaf, 0, Totals{Entries: 1}, nil, "\x00\x00\x00\x00\x00\x00")},
+		"side same device": {Malformed, record(SideLeaf, 0, Totals{Entries: 1}, nil, "\x02\x00\x00\x00\x00\x00\x00\x00")},
+		"side nanoseconds": {Malformed, record(SideLeaf, 0, Totals{Entries: 1}, nil, "\x00\x00\x00\x00\xca\x9a\x3b")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, err := Parse(c.rec)
@@ -200,6 +224,10 @@ func TestHostileSealedNodes(t *testing.T) {
 		"nodes beyond the sum":  record(DirLeaf, 0, Totals{Entries: 1, Bytes: 5}, []uint64{6<<1 | 1}, ""),
 		"more chunks than bits": record(StreamLeaf, 0, Totals{Entries: 2, Bytes: 1}, []uint64{0, 0}, ""),
 		"node in a stream leaf": record(StreamLeaf, 0, Totals{Entries: 2, Bytes: 9}, []uint64{1<<1 | 1}, ""),
+		"node in an image leaf": record(ImageLeaf, 0, Totals{Entries: 1, Bytes: 9}, []uint64{1<<1 | 1}, ""),
+		"image of no bytes":     record(ImageLeaf, 0, Totals{Entries: 1}, []uint64{0}, ""),
+		"image, other entries":  record(ImageLeaf, 0, Totals{Entries: 2, Bytes: 9}, []uint64{0}, ""),
+		"chunk in image nodes":  record(ImageInner, 1, Totals{Entries: 2, Bytes: 9}, []uint64{0}, ""),
 		"side leaf with bytes":  record(SideLeaf, 0, Totals{Entries: 2, Bytes: 9}, nil, ""),
 		"chunk in an inner":     record(DirInner, 1, Totals{Entries: 2, Bytes: 9}, []uint64{0}, ""),
 		"inner of another sum":  record(DirInner, 1, Totals{Entries: 2, Bytes: 9}, []uint64{8<<1 | 1}, ""),
@@ -266,6 +294,65 @@ func TestInnerLiesAreFound(t *testing.T) {
 		}
 		if !errors.As(err, &typed) || typed.Kind != Mismatch {
 			t.Errorf("%s: CheckChild: %v", name, err)
+		}
+	}
+}
+
+// TestImageLiesAreFound: Parse accepts each node of these images, the readers do not accept them together.
+func TestImageLiesAreFound(t *testing.T) {
+	m := newMemory()
+	put := func(rec []byte) digest.Digest {
+		if _, err := Parse(rec); err != nil {
+			t.Fatal(err)
+		}
+		d := testHasher().Sum(rec)
+		m.nodes[d] = rec
+		return d
+	}
+	const span = 4096 << 7
+	leaf := put(record(ImageLeaf, 0, Totals{Entries: 1, Bytes: span}, []uint64{4096 << 1}, "\x0c\x01"+strings.Repeat("\x00", 15)))
+	other := put(record(ImageLeaf, 0, Totals{Entries: 1, Bytes: span}, []uint64{8192 << 1}, "\x0d\x01"+strings.Repeat("\x00", 7)))
+	two := put(record(ImageLeaf, 0, Totals{Entries: 2, Bytes: span}, []uint64{4096 << 1, 4096 << 1}, "\x0c\x03"+strings.Repeat("\x00", 15)))
+	stream := put(record(StreamLeaf, 0, Totals{Entries: 1, Bytes: span}, nil, "\x00\x80\x80\x20"))
+	over := func(d digest.Digest) (digest.Digest, uint64) {
+		n := Node{Kind: ImageInner, Level: 1, Totals: Totals{Entries: 1, Bytes: span + 1},
+			Children: []Child{{Digest: d, Node: true, Length: span}}, Body: []byte("\x0c\x01\x01")}
+		rec, err := n.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return put(rec), span + 1
+	}
+	read := func(d digest.Digest, size uint64) error {
+		img, err := OpenImage(t.Context(), m, Content{Kind: ImageTree, Digest: d}, size)
+		if err == nil {
+			_, err = img.Chunks(t.Context(), 0)
+		}
+		return err
+	}
+	if err := read(over(leaf)); err != nil {
+		t.Errorf("what is right: %v", err)
+	}
+	tooHigh := put(record(ImageInner, 1, Totals{Entries: 1, Bytes: span}, []uint64{span<<1 | 1}, "\x0c\x01\x01"))
+	for name, err := range map[string]error{
+		"chunks of another size": read(over(other)),
+		"another count":          read(over(two)),
+		"a stream":               read(over(stream)),
+		"a root too high":        read(tooHigh, span),
+		"another size":           read(leaf, span-1),
+	} {
+		var typed *Error
+		if !errors.As(err, &typed) || typed.Kind != Mismatch {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, d := range []digest.Digest{other, two, stream} {
+		root, _ := over(d)
+		parent, _ := Parse(m.nodes[root])
+		child, _ := Parse(m.nodes[d])
+		var typed *Error
+		if err := CheckChild(&parent, 0, &child); !errors.As(err, &typed) || typed.Kind != Mismatch {
+			t.Errorf("CheckChild of %v: %v", child.Kind, err)
 		}
 	}
 }

@@ -2,7 +2,7 @@ package recipe
 
 // Parse reads a record and checks all of it, the body with every entry too, against the rules of the format. It
 // stands between a hostile record and everyone who reads nodes; it needs no key, and it allocates nothing beyond
-// the list of children. The error is an *Error; a sealed body is refused with kind Sealed.
+// the list of children (and of 128 numbers for an image node). The error is an *Error; a sealed body is refused with kind Sealed.
 //
 // What Parse cannot know is whether the children are what the node says of them: CheckChild does.
 func Parse(rec []byte) (Node, error) {
