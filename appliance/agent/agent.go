@@ -38,6 +38,8 @@ const (
 // Config of a running agent.
 type Config struct {
 	StateDir string // empty: DefaultStateDir
+	// RunDir is where the sockets of machines on exports lie; empty: vm.DefaultRunDir.
+	RunDir string
 	// Server overrides the address saved at enrolment when it is not empty.
 	Server  string
 	Version string       // of the program, shown by the appliance
@@ -52,6 +54,7 @@ type Agent struct {
 	identity atomic.Pointer[pki.Identity]
 	link     *uplink.Link
 	machines vm.Locks
+	guests   vm.Machines // on exports of the appliance
 
 	mu      sync.Mutex // guards all below
 	runs    map[string]context.CancelCauseFunc
@@ -114,6 +117,9 @@ func load(cfg Config) (*Agent, error) {
 	if cfg.StateDir == "" {
 		cfg.StateDir = DefaultStateDir
 	}
+	if cfg.RunDir == "" {
+		cfg.RunDir = vm.DefaultRunDir
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -129,6 +135,7 @@ func load(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, server: st.server, runs: map[string]context.CancelCauseFunc{}}
 	a.identity.Store(st.identity)
+	a.guests = vm.Machines{Dial: a.dialNBD, RunDir: cfg.RunDir, Logger: cfg.Logger}
 	host, _ := os.Hostname()
 	a.link = uplink.NewLink(uplink.Options{
 		Dial: a.dial,
@@ -143,6 +150,13 @@ func load(cfg Config) (*Agent, error) {
 
 func (a *Agent) dial(ctx context.Context) (net.Conn, error) {
 	return dial(ctx, a.server, pki.ClientTLS(a.identity.Load()))
+}
+
+// dialNBD reaches the appliance's NBD server through the port of SMS.
+func (a *Agent) dialNBD(ctx context.Context) (net.Conn, error) {
+	conf := pki.ClientTLS(a.identity.Load())
+	conf.NextProtos = []string{pki.ALPNNBD}
+	return dial(ctx, a.server, conf)
 }
 
 // stop ends all runs and waits until the appliance knows, or the grace is over.
@@ -162,5 +176,8 @@ func (a *Agent) stop() {
 	case <-done:
 	case <-time.After(stopGrace):
 		a.cfg.Logger.Warn("runs did not end in time", "waited", stopGrace)
+	}
+	if err := a.guests.Close(); err != nil {
+		a.cfg.Logger.Warn("give up machines on exports", "error", err)
 	}
 }

@@ -48,6 +48,9 @@ func (a *Agent) Order(ctx context.Context, o sms.Order) (sms.Reply, error) {
 	case sms.OrderVMList:
 		reply, err := vm.List(ctx, *o.VMList)
 		return sms.Reply{VMList: reply}, err
+	case sms.OrderMachine:
+		reply, err := a.guests.Order(ctx, *o.Machine)
+		return sms.Reply{Machine: reply}, err
 	}
 	return sms.Reply{}, sms.Errorf(sms.CodeUnknownOrder, "this agent does not know orders of kind %q", o.Kind)
 }

@@ -67,6 +67,7 @@ type Order struct {
 	Stat    *StatOrder    `json:"stat,omitempty"`
 	Browse  *BrowseOrder  `json:"browse,omitempty"`
 	VMList  *VMListOrder  `json:"vm_list,omitempty"`
+	Machine *MachineOrder `json:"machine,omitempty"`
 }
 
 // Validate checks that the part which Kind names is there. An unknown Kind is no error: the agent refuses it by name.
@@ -87,6 +88,8 @@ func (o Order) Validate() error {
 		ok = o.Browse != nil
 	case OrderVMList:
 		ok = o.VMList != nil
+	case OrderMachine:
+		ok = o.Machine != nil
 	default:
 		ok = true
 	}
@@ -229,7 +232,8 @@ type BrowseReply struct {
 
 // Reply is an agent's answer to an order that it accepted. Backup, restore and cancel orders have an empty one.
 type Reply struct {
-	Stat   *StatReply   `json:"stat,omitempty"`
-	Browse *BrowseReply `json:"browse,omitempty"`
-	VMList *VMListReply `json:"vm_list,omitempty"`
+	Stat    *StatReply    `json:"stat,omitempty"`
+	Browse  *BrowseReply  `json:"browse,omitempty"`
+	VMList  *VMListReply  `json:"vm_list,omitempty"`
+	Machine *MachineReply `json:"machine,omitempty"`
 }
