@@ -9,7 +9,8 @@ import (
 const (
 	gatherLimit = 16 << 10 // packets up to here are copied together
 	gatherSize  = 64 << 10
-	writePiece  = 1 << 20 // bytes that must go out within one write timeout
+	queueLimit  = 512 << 10 // bytes that wait for the writer: what was just read is still in the processor's cache then
+	writePiece  = 1 << 20   // bytes that must go out within one write timeout
 )
 
 // packet is one message to be sent, in up to two pieces. They may not change until sent is called.
@@ -30,7 +31,9 @@ type outbox struct {
 	failed  func(error) // called once, with the first error
 
 	mu      sync.Mutex // guards what follows
+	room    sync.Cond  // signalled when the writer takes the queue
 	queue   []packet
+	queued  int // bytes
 	spare   []packet
 	writing bool
 	err     error
@@ -43,6 +46,7 @@ type outbox struct {
 
 func newOutbox(conn net.Conn, timeout time.Duration, failed func(error)) *outbox {
 	o := &outbox{conn: conn, timeout: timeout, failed: failed}
+	o.room.L = &o.mu
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
 		o.plain = true
@@ -50,17 +54,25 @@ func newOutbox(conn net.Conn, timeout time.Duration, failed func(error)) *outbox
 	return o
 }
 
-// put takes a packet and sends it, or leaves it to the present writer.
+// put takes a packet and sends it, or leaves it to the present writer when there is room in the queue.
 func (o *outbox) put(p packet) {
 	o.mu.Lock()
-	o.queue = append(o.queue, p)
+	for o.writing && o.queued > queueLimit {
+		o.room.Wait()
+	}
+	o.add(p)
 	o.drain()
+}
+
+func (o *outbox) add(p packet) {
+	o.queue = append(o.queue, p)
+	o.queued += len(p.head) + len(p.body)
 }
 
 // hold takes a packet that need not leave before the next put or flush.
 func (o *outbox) hold(p packet) {
 	o.mu.Lock()
-	o.queue = append(o.queue, p)
+	o.add(p)
 	o.mu.Unlock()
 }
 
@@ -79,7 +91,8 @@ func (o *outbox) drain() {
 	o.writing = true
 	for len(o.queue) > 0 {
 		batch := o.queue
-		o.queue, o.spare = o.spare[:0], nil
+		o.queue, o.spare, o.queued = o.spare[:0], nil, 0
+		o.room.Broadcast()
 		err := o.err
 		o.mu.Unlock()
 		o.send(batch, err)
@@ -87,6 +100,7 @@ func (o *outbox) drain() {
 		o.spare = batch[:0]
 	}
 	o.writing = false
+	o.room.Broadcast()
 	o.mu.Unlock()
 }
 
