@@ -91,7 +91,7 @@
 //
 // Containers are copied forward that are sparse, under an old key, or small while there are eight of about their size; in
 // the order of the newest saveset that has the chunks. One with remains in it is not, so that a copy holds none: it is as
-// old as the oldest container that it is made of. Beside open runs a collection rests for longer than it works. On a full
+// old as the oldest container that it is made of. Beside open runs a collection takes 30 % of a processor. On a full
 // disk it deletes what is empty, for which the reserve may be used, and copies nothing.
 //
 // # Domains
@@ -166,8 +166,8 @@
 // # Memory
 //
 // Budgets bound the index, the directories of the locality cache, and decoded frames of data and of nodes. Beside them
-// a lane holds up to 8 MiB (its largest chunk) and one container's rows, and as many frames as processors (twice) are
-// being decoded at a time. A collection has two bits a chunk, directories as many as the locality cache, the nodes that it
-// still has to enter, and while it copies 40 bytes for each of up to a million chunks (CollectReport.Memory); Usage has
-// four bytes a chunk.
+// a lane holds up to 8 MiB (its largest chunk), two pieces of its container (of 1.25 MiB, or of the largest frame that came)
+// and its rows, and as many frames as processors (twice) are being decoded at a time. A collection has two bits a chunk,
+// directories as many as the locality cache, the nodes that it still has to enter, and while it copies 40 bytes for each of
+// up to a million chunks (CollectReport.Memory); Usage has four bytes a chunk.
 package dedup
