@@ -11,10 +11,10 @@ import (
 	"coffer/appliance/sms"
 )
 
-// cutting breaks the proxy's connections at random moments until ctx is done; ever more seldom, for a slow machine must
-// come to an end, too.
+// cutting breaks the proxy's connections at random moments, ten times at most, for a slow machine must come to an end,
+// too.
 func cutting(ctx context.Context, p *proxy, every time.Duration) {
-	for {
+	for range 10 {
 		select {
 		case <-time.After(every/4 + rand.N(every)):
 			p.cut()
