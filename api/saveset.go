@@ -38,9 +38,9 @@ type Saveset struct {
 
 // KeptReason is one reason for which a saveset is kept.
 type KeptReason struct {
-	Cause KeptCause  `json:"cause" enum:"eol,locked,needed,immutable,newest"`
+	Cause KeptCause  `json:"cause" enum:"eol,locked,needed,exported,immutable,newest"`
 	Until *time.Time `json:"until,omitempty" doc:"eol, immutable: when the reason ends"`
-	By    string     `json:"by,omitempty" doc:"eol: who or what set it; needed: the locked saveset that needs this one"`
+	By    string     `json:"by,omitempty" doc:"eol: who or what set it; needed: the locked saveset that needs this one; exported: the export"`
 }
 
 // KeptCause is why a saveset is kept.
@@ -51,6 +51,7 @@ const (
 	KeptEOL       KeptCause = "eol"       // its end of life has not come
 	KeptLocked    KeptCause = "locked"    // it is locked
 	KeptNeeded    KeptCause = "needed"    // a locked saveset needs it
+	KeptExported  KeptCause = "exported"  // served as a block device
 	KeptImmutable KeptCause = "immutable" // until a time that has not come
 	KeptNewest    KeptCause = "newest"    // the newest restorable one of a task that exists
 )

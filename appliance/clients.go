@@ -231,6 +231,7 @@ func (c clients) RevokeClient(ctx context.Context, name string) (api.Client, err
 	c.log.Warn("client revoked", "client", name)
 	c.jobs.ClientRevoked(name)
 	c.agents.Disconnect(name, "the certificate was revoked")
+	c.exports.Revoke(name)
 	c.jobs.ClientChanged(name)
 	return c.Client(ctx, name)
 }

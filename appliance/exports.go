@@ -118,6 +118,18 @@ func (a *appliance) exportAccessed(x exports.Access) {
 	a.record(context.Background(), "saveset.nbd", x.Saveset, fmt.Sprintf("disk %s %s over NBD by %s, export %s", x.Disk, verb, x.Peer, x.Export))
 }
 
+// exportOf returns an export that needs a saveset; "" where none does.
+func (a *appliance) exportOf(saveset string) string {
+	id, err := dedup.ParseSavesetID(saveset)
+	if err != nil {
+		return ""
+	}
+	for _, export := range a.exports.Using(id) {
+		return export
+	}
+	return ""
+}
+
 // exportStore opens savesets for exports.
 type exportStore struct {
 	a     *appliance

@@ -30,7 +30,8 @@ func (a *appliance) verdicts(ctx context.Context, task string) ([]retention.Verd
 		return nil, err
 	}
 	return retention.Judge(retention.Facts{Savesets: sets, Now: a.clock.Now(),
-		TaskExists: func(name string) bool { return exists[name] }, Harmed: func(id string) bool { return harmed[id] }}), nil
+		TaskExists: func(name string) bool { return exists[name] }, Harmed: func(id string) bool { return harmed[id] },
+		Exported: a.exportOf}), nil
 }
 
 // harmed returns the savesets that damage keeps from being restored whole.
@@ -151,6 +152,8 @@ func keptError(id string, r retention.Reason) error {
 		return refuse("is locked", "coffer saveset unlock %s", id)
 	case retention.Needed:
 		return refuse("is needed by saveset "+r.By+", which is locked", "coffer saveset unlock %s", r.By)
+	case retention.Exported:
+		return refuse("has the export "+r.By, "coffer export drop %s", r.By)
 	case retention.Immutable:
 		return refuse("is immutable until "+r.Until.UTC().Format(time.RFC3339), "nobody can delete it before that")
 	case retention.Newest:

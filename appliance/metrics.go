@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"coffer/api"
+	"coffer/appliance/exports"
 	"coffer/appliance/maintenance"
 )
 
@@ -59,6 +60,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectEngine(out)
 	m.collectUpkeep(ctx, out)
 	m.collectRuns(ctx, out)
+	m.collectExports(out)
 	m.collectMemory(out)
 }
 
@@ -214,6 +216,24 @@ func (m *metrics) collectRuns(ctx context.Context, out samples) {
 	}
 	for k, n := range counts {
 		out.gauge("coffer_runs", "Recorded runs.", float64(n), "kind", k[0], "state", k[1])
+	}
+}
+
+// collectExports sends how exports are used.
+func (m *metrics) collectExports(out samples) {
+	states := map[exports.State]int{exports.Ready: 0}
+	for _, i := range m.exports.List() {
+		states[i.State]++
+		out.gauge("coffer_export_connections", "Open NBD connections.", float64(i.Connections), "export", i.ID)
+		out.counter("coffer_export_read_bytes_total", "Bytes that NBD clients read.", float64(i.BytesRead), "export", i.ID)
+		out.counter("coffer_export_written_bytes_total", "Bytes that NBD clients wrote.", float64(i.BytesWritten), "export", i.ID)
+		if i.Overlay {
+			out.gauge("coffer_export_overlay_bytes", "Data that an overlay holds.", float64(i.Usage.DataBytes), "export", i.ID)
+			out.gauge("coffer_export_overlay_limit_bytes", "Data that an overlay may hold.", float64(i.Usage.Limit), "export", i.ID)
+		}
+	}
+	for state, n := range states {
+		out.gauge("coffer_exports", "Disks that are served over NBD.", float64(n), "state", string(state))
 	}
 }
 

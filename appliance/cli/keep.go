@@ -183,6 +183,8 @@ func (a *app) keptText(kept []api.KeptReason) string {
 			out = append(out, "it is locked")
 		case api.KeptNeeded:
 			out = append(out, "saveset "+r.By+", which is locked, needs it")
+		case api.KeptExported:
+			out = append(out, "export "+r.By+" needs it")
 		case api.KeptImmutable:
 			out = append(out, "it is immutable until "+a.clockOr(r.Until, "ever"))
 		case api.KeptNewest:

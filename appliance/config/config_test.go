@@ -39,6 +39,10 @@ container_size = "2MiB"
 reserve = 1048576
 [log]
 level = "debug"
+[nbd]
+listen = "off"
+socket = "/run/nbd.sock"
+tls = "offered"
 `)
 	c, err := Load(path)
 	if err != nil {
@@ -48,7 +52,8 @@ level = "debug"
 		t.Fatal(err)
 	}
 	if c.Data != "/srv/coffer" || c.Memory != 512<<20 || c.Store.ContainerSize != 2<<20 || c.Store.Reserve != 1<<20 ||
-		c.REST.Listen != "127.0.0.1:8443" || c.SMS.Listen != DefaultSMSListen || c.Log.Format != "text" {
+		c.REST.Listen != "127.0.0.1:8443" || c.SMS.Listen != DefaultSMSListen || c.Log.Format != "text" ||
+		c.NBD.Listen != ListenerOff || c.NBDSocket() != "/run/nbd.sock" || c.NBD.TLS != NBDTLSOffered || c.NBD.Connections != DefaultNBDConnections {
 		t.Errorf("read %+v", c)
 	}
 }

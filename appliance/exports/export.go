@@ -31,8 +31,10 @@ type export struct {
 
 // peerConns are the connections of one peer.
 type peerConns struct {
+	client   string // whose certificate it showed; may be empty
 	n        int
 	recorded bool // its access is in the audit log
+	cut      atomic.Bool
 }
 
 func newExport(m *Manager, r record) *export {

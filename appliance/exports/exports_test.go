@@ -459,6 +459,21 @@ func TestWhoSees(t *testing.T) {
 	}
 }
 
+func TestRevoked(t *testing.T) {
+	r := newRig(t, false)
+	m := r.manager()
+	i, err := m.Create(t.Context(), Spec{Saveset: r.saveset, Allow: []string{"kvm1", "kvm2"}})
+	must(t, err)
+	one, two := openExport(t, m, client("kvm1"), i.ID), openExport(t, m, client("kvm2"), i.ID)
+	m.Revoke("kvm1")
+	if err := one.Device.ReadAt(t.Context(), make([]byte, 1), 0); nbd.ErrnoOf(err) != nbd.EPERM {
+		t.Fatalf("a client that was revoked reads: %v", err)
+	}
+	read(t, two.Device)
+	one.Close()
+	two.Close()
+}
+
 // TestCommit: the new saveset has the overlay's disk and all else as it was, costs what was written, and leaves the old one.
 func TestCommit(t *testing.T) {
 	for _, c := range []struct {

@@ -92,14 +92,15 @@ func (e *export) open(ctx context.Context, v viewer) (nbd.Export, error) {
 	refuse := func(err error) (nbd.Export, error) {
 		return nbd.Export{}, &nbd.Error{Kind: nbd.KindPolicy, Op: "open export", Name: e.rec.wireName(), Err: err}
 	}
-	if err := e.join(v); err != nil {
+	peer, err := e.join(v)
+	if err != nil {
 		return refuse(err)
 	}
 	if _, err := e.device(ctx); err != nil {
 		e.leave(v)
 		return refuse(err)
 	}
-	c := &conn{e: e, v: v}
+	c := &conn{e: e, v: v, peer: peer}
 	out := nbd.Export{Name: e.rec.wireName(), Description: e.describe(), ReadOnly: !e.rec.Overlay, MultiConn: true,
 		Close: func() { e.leave(v) }}
 	if e.rec.Overlay {
@@ -111,22 +112,35 @@ func (e *export) open(ctx context.Context, v viewer) (nbd.Export, error) {
 }
 
 // join counts a connection, where the export takes one.
-func (e *export) join(v viewer) error {
+func (e *export) join(v viewer) (*peerConns, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if _, err := e.state(); err != nil {
-		return err
+		return nil, err
 	}
 	if e.ended {
-		return failf(NotFound, nil, "export %s was dropped", e.rec.ID)
+		return nil, failf(NotFound, nil, "export %s was dropped", e.rec.ID)
 	}
 	c := e.conns[v.name]
 	if c == nil {
-		c = &peerConns{}
+		c = &peerConns{client: v.client}
 		e.conns[v.name] = c
 	}
 	c.n++
-	return nil
+	return c, nil
+}
+
+// Revoke cuts the connections of a client off, whose certificate is not accepted any more.
+func (m *Manager) Revoke(client string) {
+	for _, e := range m.all() {
+		e.mu.Lock()
+		for _, c := range e.conns {
+			if c.client == client {
+				c.cut.Store(true)
+			}
+		}
+		e.mu.Unlock()
+	}
 }
 
 func (e *export) leave(v viewer) {
@@ -163,6 +177,7 @@ type conn struct {
 	e    *export
 	v    viewer
 	used atomic.Bool // it has read or written
+	peer *peerConns
 }
 
 type writeConn struct{ *conn }
@@ -181,6 +196,9 @@ func (c *conn) disk() (disk, error) {
 	c.e.mu.Unlock()
 	if ended {
 		return nil, c.e.gone()
+	}
+	if c.peer.cut.Load() {
+		return nil, nbd.EPERM
 	}
 	if !c.used.Load() && !c.used.Swap(true) {
 		c.e.accessed(c.v)

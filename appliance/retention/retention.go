@@ -22,6 +22,7 @@ const (
 	Locked    Cause = "locked"    // it is locked
 	Needed    Cause = "needed"    // a locked saveset needs it
 	Immutable Cause = "immutable" // until a time that has not come
+	Exported  Cause = "exported"  // it is served as a block device, or an overlay lies on it
 	Newest    Cause = "newest"    // it is the newest restorable one of a task that exists
 )
 
@@ -29,7 +30,7 @@ const (
 type Reason struct {
 	Cause Cause
 	Until time.Time // EOL, Immutable: zero where there is no end
-	By    string    // EOL: who or what set it; Needed: the locked saveset
+	By    string    // EOL: who or what set it; Needed: the locked saveset; Exported: the export
 }
 
 // Binding reports whether nobody may delete the saveset as long as the reason holds. The others bind the purge: a person
@@ -44,6 +45,8 @@ type Facts struct {
 	TaskExists func(task string) bool
 	// Harmed tells whether damage keeps a saveset from being restored whole; nil: none.
 	Harmed func(id string) bool
+	// Exported returns the export that needs a saveset, or ""; nil: none does.
+	Exported func(id string) string
 	// Now is trusted time.
 	Now time.Time
 }
@@ -77,6 +80,11 @@ func (f Facts) reasons(s catalog.Saveset, neededBy string, newest bool) []Reason
 	}
 	if neededBy != "" {
 		out = append(out, Reason{Cause: Needed, By: neededBy})
+	}
+	if f.Exported != nil {
+		if by := f.Exported(s.ID); by != "" {
+			out = append(out, Reason{Cause: Exported, By: by})
+		}
 	}
 	if !f.Now.After(s.ImmutableUntil) {
 		out = append(out, Reason{Cause: Immutable, Until: s.ImmutableUntil})

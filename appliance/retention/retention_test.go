@@ -31,6 +31,7 @@ func TestJudge(t *testing.T) {
 		sets   []catalog.Saveset
 		gone   bool // the task is
 		harmed string
+		served string // by an export
 		want   map[string][]Cause
 	}{
 		{name: "expired ones go, the newest stays", sets: []catalog.Saveset{set("1", ""), set("2", "1"), set("3", "2")},
@@ -50,12 +51,19 @@ func TestJudge(t *testing.T) {
 			want: map[string][]Cause{"1": {Immutable}, "2": {Newest}}},
 		{name: "a harmed one is no newest", sets: []catalog.Saveset{set("1", ""), set("2", ""), set("3", "")}, harmed: "3",
 			want: map[string][]Cause{"1": nil, "2": {Newest}, "3": nil}},
+		{name: "an exported one stays", sets: []catalog.Saveset{set("1", ""), set("2", "1"), set("3", "")}, served: "2",
+			want: map[string][]Cause{"1": nil, "2": {Exported}, "3": {Newest}}},
 		{name: "wrong parents end", sets: []catalog.Saveset{set("1", "2", locked), set("2", "1")},
 			want: map[string][]Cause{"1": {Locked, Needed}, "2": {Needed, Newest}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := Judge(Facts{Savesets: tc.sets, Now: now, TaskExists: func(string) bool { return !tc.gone },
-				Harmed: func(id string) bool { return id == tc.harmed }})
+				Harmed: func(id string) bool { return id == tc.harmed }, Exported: func(id string) string {
+					if id == tc.served {
+						return "export 1"
+					}
+					return ""
+				}})
 			if len(got) != len(tc.want) {
 				t.Fatalf("%d verdicts, want %d", len(got), len(tc.want))
 			}
