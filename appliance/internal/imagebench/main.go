@@ -37,7 +37,7 @@ func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(out, "chunk KiB\tfirst MB\tper generation MB\tother MB\tratio\trecipe KB\tchunks\tindex KB\tstore s\tseq cold MB/s\tseq warm MB/s\t4K cold IOPS\t4K warm IOPS\t")
+	fmt.Fprintln(out, "chunk KiB\tfirst MB\tper generation MB\tother MB\tratio\trecipe KB\tchunks\tindex KB\tstore CPU s\tseq cold MB/CPU s\tseq warm MB/CPU s\t4K cold/CPU s\t4K warm/CPU s\t")
 	for _, s := range strings.Split(sizes, ",") {
 		kib, err := strconv.Atoi(s)
 		if err != nil {

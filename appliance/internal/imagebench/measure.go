@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"coffer/dedup"
@@ -18,7 +19,7 @@ type options struct {
 	other       string
 }
 
-// result is one row: MB and KB of 10^6 and 10^3 bytes, as stored.
+// result is one row: MB and KB of 10^6 and 10^3 bytes, as stored; times and rates by CPU seconds.
 type result struct {
 	first, generation, other, ratio float64
 	recipe                          float64 // of the first generation
@@ -77,14 +78,14 @@ func storeAll(ctx context.Context, o options, so dedup.Options, root string, chu
 		grown, before = now-before, now
 		return grown, m, nodes, nil
 	}
-	start := time.Now()
+	start := cpu()
 	for i, path := range o.generations {
 		grown, m, nodes, err := put(path)
 		if err != nil {
 			return last, r, err
 		}
 		if last = m; i == 0 {
-			r.first, r.recipe, r.seconds = grown, float64(nodes)/1e3, time.Since(start).Seconds()
+			r.first, r.recipe, r.seconds = grown, float64(nodes)/1e3, (cpu() - start).Seconds()
 			continue
 		}
 		r.generation += grown / float64(len(o.generations)-1)
@@ -143,19 +144,28 @@ func (r *result) readAll(ctx context.Context, so dedup.Options, id dedup.Saveset
 	})
 }
 
-// sequential reads the disk once, in order, and returns MB/s.
+// cpu is the processor time of this process: unlike the clock, it says the same on a machine that does other work, too.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err) // EINVAL alone
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// sequential reads the disk once, in order, and returns MB by CPU second.
 func sequential(ctx context.Context, f *dedup.File) (float64, error) {
 	p := make([]byte, 256<<10)
-	start := time.Now()
+	start := cpu()
 	for off := int64(0); off < f.Size(); off += int64(len(p)) {
 		if err := f.ReadAt(ctx, p[:min(int64(len(p)), f.Size()-off)], off); err != nil {
 			return 0, err
 		}
 	}
-	return float64(f.Size()) / 1e6 / time.Since(start).Seconds(), nil
+	return float64(f.Size()) / 1e6 / (cpu() - start).Seconds(), nil
 }
 
-// random reads blocks of 4 KiB that are data, from many goroutines, and returns reads a second.
+// random reads blocks of 4 KiB that are data, from many goroutines, and returns reads by CPU second.
 func random(ctx context.Context, f *dedup.File) (float64, error) {
 	var data []int64
 	at := int64(0)
@@ -172,7 +182,7 @@ func random(ctx context.Context, f *dedup.File) (float64, error) {
 	var reads atomic.Int64
 	var first atomic.Pointer[error]
 	var wg sync.WaitGroup
-	start := time.Now()
+	start, used := time.Now(), cpu()
 	for i := range depth {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(1, uint64(i)))
@@ -191,5 +201,5 @@ func random(ctx context.Context, f *dedup.File) (float64, error) {
 	if err := first.Load(); err != nil {
 		return 0, *err
 	}
-	return float64(reads.Load()) / time.Since(start).Seconds(), nil
+	return float64(reads.Load()) / (cpu() - used).Seconds(), nil
 }
