@@ -18,15 +18,17 @@ export GOFLAGS += -buildvcs=false
 
 # Packages whose tests run under the race detector: protocol, store, jobs.
 RACE  := ./dedup ./dedup/vfs/... ./dedup/blob/... ./dedup/container ./dedup/index ./appliance/sms/... ./appliance/ingest/... \
-         ./appliance/jobs/... ./appliance/maintenance ./appliance/events ./appliance/agent/uplink/...
+         ./appliance/jobs/... ./appliance/maintenance ./appliance/events ./appliance/agent/uplink/... ./nbd/...
 # -race needs a C compiler; the agent is built for all of these.
 CROSS := linux/amd64 linux/arm64 windows/amd64 windows/arm64 darwin/amd64 darwin/arm64 freebsd/amd64 freebsd/arm64
 
 # What the targets need beyond Go, as Debian packages.
-TEST_DEPS  := gcc libc6-dev rsync acl attr e2fsprogs postgresql procps systemd util-linux qemu-utils fdisk ntfs-3g mtools dosfstools xfsprogs
+TEST_DEPS  := gcc libc6-dev rsync acl attr e2fsprogs postgresql procps systemd util-linux qemu-utils fdisk ntfs-3g mtools dosfstools xfsprogs nbdkit libnbd-bin python3-libnbd fio
 BENCH_DEPS := restic borgbackup xz-utils fuse3 util-linux python3-pyfuse3
+NBD_DEPS   := qemu-utils nbdkit libnbd-bin fio
+NBDLAB_DEPS := qemu-system-x86 qemu-block-extra busybox-static cpio kmod xz-utils nbd-client xfsprogs
 
-.PHONY: help build demo test test-long test-lab test-race test-plain lint cross bench bench-store fuzz install uninstall clean \
+.PHONY: help build demo test test-long test-lab test-race test-plain lint cross bench bench-store bench-nbd fuzz install uninstall clean \
         go deps-test deps-bench
 
 help: ## show this list
@@ -67,9 +69,13 @@ fuzz: go ## run every fuzz target for FUZZTIME (30s, 10000x)
 
 test-lab: deps-test ## the README's commands on a bare Debian 12 (debootstrap, about 15 minutes); LAB=short checks the installation only
 	@appliance/image/lab.sh $(if $(filter short,$(LAB)),short,full)
+ifneq ($(LAB),short)
+	$(call need,$(NBDLAB_DEPS))
+	@GO='$(GO)' appliance/image/nbdlab.sh
+endif
 
 lint: go ## gofmt, go vet, staticcheck
-	@test -z "$$(gofmt -l api appliance dedup fusefs images)" || { gofmt -l api appliance dedup fusefs images; echo 'run gofmt -w on these'; exit 1; }
+	@test -z "$$(gofmt -l api appliance dedup fusefs images nbd)" || { gofmt -l api appliance dedup fusefs images nbd; echo 'run gofmt -w on these'; exit 1; }
 	CGO_ENABLED=0 $(GO) vet ./...
 	CGO_ENABLED=0 $(GO) tool staticcheck ./...
 
@@ -85,6 +91,11 @@ bench-store: go ## the store against its goals: scale, throughput, aged data, co
 	@mkdir -p $(BIN)
 	@CGO_ENABLED=0 $(GO) build -o $(BIN)/coffer-bench-store ./dedup/internal/storebench
 	$(BIN)/coffer-bench-store $(BENCH_ARGS)
+
+bench-nbd: build ## NBD exports beside qemu-nbd and nbdkit serving the same disk as a raw file (root; BENCH_ARGS="-layer": the protocol alone)
+	$(call need,$(NBD_DEPS))
+	@CGO_ENABLED=0 $(GO) build -o $(BIN)/coffer-bench-nbd ./appliance/internal/nbdbench
+	$(BIN)/coffer-bench-nbd -bin $(BIN) $(BENCH_ARGS)
 
 install: build ## install programs, systemd units and completion below PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SYSTEMD_DIR) $(DESTDIR)$(PREFIX)/share/bash-completion/completions

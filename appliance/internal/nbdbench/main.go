@@ -1,0 +1,94 @@
+// Nbdbench measures the appliance's NBD exports beside qemu-nbd and nbdkit, which serve the same disk as a raw file: a disk
+// is backed up by an agent, exported, and read and written by nbdcopy and fio on unix sockets, the servers in turns.
+//
+//	nbdbench [-bin DIR] [-dir DIR] [-disk FILE] [-mib N] [-rounds N] [-seconds N] [-layer]
+//
+// It needs root, and nbdcopy, fio, nbdkit and qemu-nbd. Cold means that the disk's file, the store's files and cofferd's own
+// caches are empty: cofferd starts anew. With -layer it measures the protocol alone: package nbd on the plain file.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+)
+
+type options struct {
+	bin, dir, disk       string
+	mib, rounds, seconds int
+	layer                bool
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "nbdbench:", err)
+		os.Exit(1)
+	}
+}
+
+func run() (err error) {
+	var o options
+	file := flag.String("serve", "", "serve this file and nothing else, on the unix socket -socket (what -layer starts)")
+	socket := flag.String("socket", "", "see -serve")
+	flag.StringVar(&o.bin, "bin", "bin", "directory of cofferd, coffer and coffer-agent")
+	flag.StringVar(&o.dir, "dir", "/var/tmp", "where the disk and the appliance's data are made and removed")
+	flag.StringVar(&o.disk, "disk", "", "raw disk to measure with (default: one is made of the files below /usr)")
+	flag.IntVar(&o.mib, "mib", 2048, "MiB of the disk that is made")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the table shows medians")
+	flag.IntVar(&o.seconds, "seconds", 4, "seconds of each random measurement")
+	flag.BoolVar(&o.layer, "layer", false, "measure package nbd on the plain file in the appliance's place")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if *file != "" {
+		return serveFile(ctx, *file, *socket)
+	}
+	if o.bin, err = filepath.Abs(o.bin); err != nil {
+		return err
+	}
+	if o.dir, err = os.MkdirTemp(o.dir, "nbdbench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
+	return measureAll(ctx, o)
+}
+
+func measureAll(ctx context.Context, o options) (err error) {
+	given := o.disk
+	o.disk = filepath.Join(o.dir, "disks", "disk.raw") // alone in its directory, which is what the task's source is
+	if err := os.Mkdir(filepath.Dir(o.disk), 0o700); err != nil {
+		return err
+	}
+	if given != "" {
+		if err := copyDisk(o.disk, given); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(os.Stderr, "making a disk of %d MiB\n", o.mib)
+		if err := makeDisk(o.disk, int64(o.mib)<<20); err != nil {
+			return err
+		}
+	}
+	servers, err := start(ctx, o)
+	defer func() {
+		for _, s := range servers {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	r := newResults()
+	for round := range o.rounds {
+		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, o.rounds)
+		if err := measureRound(ctx, o, servers, r, round); err != nil {
+			return err
+		}
+	}
+	r.print(os.Stdout, servers)
+	return nil
+}
