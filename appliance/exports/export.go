@@ -192,7 +192,7 @@ func (e *export) info() Info {
 	defer e.mu.Unlock()
 	r := &e.rec
 	i := Info{ID: r.ID, Name: r.wireName(), Saveset: r.Saveset, Client: r.Client, Task: r.Task, Disk: r.Disk, Size: r.Size, Overlay: r.Overlay,
-		Allow: r.Allow, Purpose: r.Purpose, By: r.By, Created: r.Created, Connections: e.connections(), BytesRead: e.read.Load(),
+		Allow: r.Allow, Purpose: r.Purpose, By: r.By, Machine: r.Machine, Created: r.Created, Connections: e.connections(), BytesRead: e.read.Load(),
 		BytesWritten: e.written.Load()}
 	if e.overlay != nil {
 		i.Usage, i.Unclean = e.overlay.Usage(), e.overlay.Unclean()

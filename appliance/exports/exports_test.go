@@ -383,7 +383,7 @@ func TestOverlayLives(t *testing.T) {
 	if got.State != StoreLocked || got.Usage.DataBytes != 8192 && got.Usage.DataBytes != 4096 || got.Purpose != "a test" || got.Usage.Limit != 1<<20 {
 		t.Fatalf("%+v", got)
 	}
-	if _, err := m.Served().Open(ctx, local, info.ID); kindOf(err) != nbd.KindPolicy {
+	if _, err := m.Served().Open(ctx, local, info.ID); kindOf(err) != nbd.KindShutdown {
 		t.Fatalf("open without a store: %v", err)
 	}
 	m.Attach(ctx, r)
@@ -409,6 +409,36 @@ func TestOverlayLives(t *testing.T) {
 	if names, _ := r.fs.List("/data/overlays"); !slices.Equal(names, []string{ro.ID}) {
 		t.Fatalf("left: %q", names)
 	}
+	must(t, m.Close())
+}
+
+// TestPowerLoss: after a loss of power that may have cost an overlay something, the disk of a machine is refused for good, so
+// that no guest goes on with it, until somebody takes it as it is.
+func TestPowerLoss(t *testing.T) {
+	r := newRig(t, false)
+	ctx := t.Context()
+	m := r.manager()
+	of := map[string]string{} // export by machine
+	for _, machine := range []string{"", "0123456789ab"} {
+		i, err := m.Create(ctx, Spec{Saveset: r.saveset, Overlay: true, Machine: machine})
+		must(t, err)
+		e := openExport(t, m, local, i.ID)
+		must(t, e.Device.(nbd.Writer).WriteAt(ctx, []byte("written"), 0))
+		of[machine] = i.ID
+	}
+	m = New(Options{FS: r.fs, Dir: "/data/overlays", BootID: overlay.BootID{2}, Reserve: 1})
+	must(t, m.Load(ctx))
+	m.Attach(ctx, r)
+	openExport(t, m, local, of[""]).Close()
+	id := of["0123456789ab"]
+	if i, err := m.Get(id); err != nil || !i.Unclean || i.Machine != "0123456789ab" {
+		t.Errorf("%+v, %v", i, err)
+	}
+	if _, err := m.Served().Open(ctx, local, id); kindOf(err) != nbd.KindPolicy {
+		t.Errorf("a machine's disk that may have lost something: %v", err)
+	}
+	must(t, m.Settle(ctx, id))
+	openExport(t, m, local, id).Close()
 	must(t, m.Close())
 }
 
@@ -512,7 +542,7 @@ func TestCommit(t *testing.T) {
 
 			commit, err := m.BeginCommit(ctx, info.ID)
 			must(t, err)
-			if _, err := m.Served().Open(ctx, local, info.ID); kindOf(err) != nbd.KindPolicy {
+			if _, err := m.Served().Open(ctx, local, info.ID); kindOf(err) != nbd.KindShutdown {
 				t.Fatalf("open while it is committed: %v", err)
 			}
 			if err := m.Drop(ctx, info.ID, true); KindOf(err) != InUse {
@@ -567,7 +597,7 @@ func TestSealedNeedsItsKey(t *testing.T) {
 	if got, _ := m.Get(info.ID); got.State != KeyNeeded || !strings.Contains(got.Problem, "encrypted") {
 		t.Fatalf("%+v", got)
 	}
-	if _, err := m.Served().Open(t.Context(), local, info.ID); kindOf(err) != nbd.KindPolicy {
+	if _, err := m.Served().Open(t.Context(), local, info.ID); kindOf(err) != nbd.KindShutdown {
 		t.Fatalf("opened without the key: %v", err)
 	}
 }

@@ -71,6 +71,9 @@ type Spec struct {
 	Allow   []string
 	Purpose string
 	By      string
+	// Machine is the id of the machine whose disk it is; empty: of none. It is refused for good after a loss of power that
+	// cost what was not flushed, until Settle: a guest that runs must not see a disk that forgot what was written to it.
+	Machine string
 }
 
 // Info is an export as it is now.
@@ -82,7 +85,7 @@ type Info struct {
 	Overlay                 bool
 	Usage                   overlay.Usage // of the overlay
 	Allow                   []string
-	Purpose, By             string
+	Purpose, By, Machine    string
 	Created                 time.Time
 	State                   State
 	Problem                 string // why it is not ready
@@ -329,7 +332,7 @@ func (m *Manager) make(ctx context.Context, s Spec, view Reading) (*export, erro
 func (m *Manager) record(ctx context.Context, s Spec, view Reading) (record, error) {
 	mf := view.Manifest()
 	r := record{Version: recordVersion, ID: newID(), Saveset: s.Saveset, Client: mf.Client, Task: mf.Task, Overlay: s.Overlay, Limit: s.Limit,
-		Purpose: s.Purpose, Created: m.o.Now().UTC().Truncate(time.Second), By: s.By}
+		Purpose: s.Purpose, Machine: s.Machine, Created: m.o.Now().UTC().Truncate(time.Second), By: s.By}
 	r.Allow = slices.Compact(slices.Sorted(slices.Values(s.Allow)))
 	if _, err := view.Key(); err != nil {
 		return r, failf(Sealed, err, "saveset %s is of an encrypted task", s.Saveset)

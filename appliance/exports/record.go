@@ -39,6 +39,7 @@ type record struct {
 	Limit   int64           `json:"limit,omitempty"`
 	Allow   []string        `json:"allow,omitempty"`
 	Purpose string          `json:"purpose,omitempty"`
+	Machine string          `json:"machine,omitempty"`
 	Created time.Time       `json:"created"`
 	By      string          `json:"by,omitempty"`
 }

@@ -90,7 +90,7 @@ func (s served) Open(ctx context.Context, p nbd.Peer, name string) (nbd.Export, 
 // open opens the export for one connection.
 func (e *export) open(ctx context.Context, v viewer) (nbd.Export, error) {
 	refuse := func(err error) (nbd.Export, error) {
-		return nbd.Export{}, &nbd.Error{Kind: nbd.KindPolicy, Op: "open export", Name: e.rec.wireName(), Err: err}
+		return nbd.Export{}, &nbd.Error{Kind: refusal(err), Op: "open export", Name: e.rec.wireName(), Err: err}
 	}
 	peer, err := e.join(v)
 	if err != nil {
@@ -111,12 +111,25 @@ func (e *export) open(ctx context.Context, v viewer) (nbd.Export, error) {
 	return out, nil
 }
 
+// refusal tells what passes by itself, or with what a person does to the appliance, from what is for good: relays of machines
+// try again after the one, and give up after the other.
+func refusal(err error) nbd.Kind {
+	switch KindOf(err) {
+	case Broken, NotFound, Invalid:
+		return nbd.KindPolicy
+	}
+	return nbd.KindShutdown
+}
+
 // join counts a connection, where the export takes one.
 func (e *export) join(v viewer) (*peerConns, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if _, err := e.state(); err != nil {
 		return nil, err
+	}
+	if e.rec.Machine != "" && e.overlay != nil && e.overlay.Unclean() {
+		return nil, failf(Broken, nil, "the appliance lost power while machine %s wrote to export %s, and what was not flushed may be lost", e.rec.Machine, e.rec.ID)
 	}
 	if e.ended {
 		return nil, failf(NotFound, nil, "export %s was dropped", e.rec.ID)
