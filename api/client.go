@@ -11,12 +11,14 @@ const (
 	ClientOnline  ClientState = "online"  // its agent is connected
 	ClientOffline ClientState = "offline" // enrolled, not connected
 	ClientRevoked ClientState = "revoked" // its certificates are no longer accepted
+	// ClientAgentless has no agent: that of another client, a data mover, works for its tasks.
+	ClientAgentless ClientState = "agentless"
 )
 
 // Client is a machine that owns data.
 type Client struct {
 	Name       string      `json:"name"`
-	State      ClientState `json:"state" enum:"pending,online,offline,revoked"`
+	State      ClientState `json:"state" enum:"pending,online,offline,revoked,agentless"`
 	Hostname   string      `json:"hostname,omitempty" doc:"what the agent's machine calls itself"`
 	OS         string      `json:"os,omitempty" doc:"linux, windows, darwin, freebsd"`
 	Arch       string      `json:"arch,omitempty"`

@@ -15,7 +15,7 @@ const (
 type Task struct {
 	Name          string    `json:"name"`
 	Client        string    `json:"client"`
-	Type          TaskType  `json:"type" enum:"path,stream"`
+	Type          TaskType  `json:"type" enum:"path,stream,libvirt"`
 	Sources       []string  `json:"sources,omitempty" doc:"type path: absolute paths"`
 	Excludes      []string  `json:"excludes,omitempty" doc:"gitignore-like patterns"`
 	Images        []string  `json:"images,omitempty" doc:"type path: gitignore-like patterns of files that are stored as disk images"`
@@ -26,6 +26,8 @@ type Task struct {
 	PostCommand   []string  `json:"post_command,omitempty" doc:"run on the client after the backup"`
 	Pool          string    `json:"pool" doc:"media pool that its savesets go to"`
 	CreatedAt     time.Time `json:"created_at"`
+	Machine       *Machine  `json:"libvirt,omitempty" doc:"type libvirt: the virtual machine"`
+	Mover         string    `json:"mover,omitempty" doc:"client whose agent reads for it (data mover); absent: the task's own client"`
 	// Encryption is absent where the task is not encrypted by a key of its own.
 	Encryption *TaskEncryption `json:"encryption,omitempty" doc:"the client seals all with a key that the appliance does not have"`
 }
@@ -40,7 +42,7 @@ type TaskEncryption struct {
 type TaskSpec struct {
 	Name          string   `json:"name" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9._-]*$"`
 	Client        string   `json:"client" minLength:"1" maxLength:"64"`
-	Type          TaskType `json:"type,omitempty" enum:"path,stream" default:"path"`
+	Type          TaskType `json:"type,omitempty" enum:"path,stream,libvirt" default:"path"`
 	Sources       []string `json:"sources,omitempty" maxItems:"1000" doc:"type path: absolute paths"`
 	Excludes      []string `json:"excludes,omitempty" maxItems:"10000" doc:"gitignore-like patterns"`
 	Images        []string `json:"images,omitempty" maxItems:"1000" doc:"type path: gitignore-like patterns of files that are stored as disk images"`
@@ -50,6 +52,8 @@ type TaskSpec struct {
 	PreCommand    []string `json:"pre_command,omitempty" maxItems:"1000"`
 	PostCommand   []string `json:"post_command,omitempty" maxItems:"1000"`
 	Pool          string   `json:"pool,omitempty" maxLength:"64" doc:"default: the pool named default"`
+	Machine       *Machine `json:"libvirt,omitempty" doc:"type libvirt: the virtual machine"`
+	Mover         string   `json:"mover,omitempty" maxLength:"64" doc:"type libvirt: client whose agent reads for it (data mover); default: the task's own client"`
 	// Encryption makes the task an encrypted one.
 	Encryption *TaskEncryption `json:"encryption,omitempty" doc:"the client seals all with a key that the appliance does not have"`
 }

@@ -155,7 +155,23 @@ func noClient(name string, err error) error {
 // Clients implements server.Clients.
 func (c clients) Clients(ctx context.Context) ([]api.Client, error) {
 	all, err := c.catalog.Clients(ctx)
-	return mapped(all, c.present), apiError(err)
+	if err != nil {
+		return nil, apiError(err)
+	}
+	moved, err := c.moved(ctx)
+	return mapped(all, func(cl catalog.Client) api.Client { return c.present(cl, moved) }), apiError(err)
+}
+
+// moved are the clients for which the agent of another one works.
+func (c clients) moved(ctx context.Context) (map[string]bool, error) {
+	tasks, err := c.catalog.Tasks(ctx)
+	out := map[string]bool{}
+	for _, t := range tasks {
+		if t.Worker() != t.Client {
+			out[t.Client] = true
+		}
+	}
+	return out, err
 }
 
 // Client implements server.Clients.
@@ -164,11 +180,15 @@ func (c clients) Client(ctx context.Context, name string) (api.Client, error) {
 	if err != nil {
 		return api.Client{}, noClient(name, err)
 	}
-	return c.present(cl), nil
+	moved, err := c.moved(ctx)
+	if err != nil {
+		return api.Client{}, apiError(err)
+	}
+	return c.present(cl, moved), nil
 }
 
 // present joins what the catalog knows of a client with its connection.
-func (c clients) present(cl catalog.Client) api.Client {
+func (c clients) present(cl catalog.Client, moved map[string]bool) api.Client {
 	p := c.agents.Presence(cl.Name)
 	out := api.Client{Name: cl.Name, Hostname: cl.Hostname, OS: cl.OS, Arch: cl.Arch, Agent: cl.AgentVersion, Address: cl.Address,
 		CreatedAt: cl.CreatedAt, EnrolledAt: at(cl.EnrolledAt), LastSeen: at(cl.LastSeen),
@@ -176,6 +196,8 @@ func (c clients) present(cl catalog.Client) api.Client {
 	switch {
 	case !cl.RevokedAt.IsZero():
 		out.State = api.ClientRevoked
+	case cl.EnrolledAt.IsZero() && moved[cl.Name]:
+		out.State = api.ClientAgentless
 	case cl.EnrolledAt.IsZero():
 		out.State = api.ClientPending
 	case p.Online:

@@ -49,6 +49,7 @@ func apiTask(t catalog.Task) api.Task {
 	for _, s := range t.Options.Sources {
 		out.Sources = append(out.Sources, strings.ToValidUTF8(string(s), "\uFFFD"))
 	}
+	out.Machine, out.Mover = apiMachine(t.Options.Libvirt), t.Options.Mover
 	if s := t.Options.Seal; s != nil {
 		out.Encryption = &api.TaskEncryption{KeyID: s.KeyID, KeyFile: s.KeyFile}
 	}

@@ -16,6 +16,7 @@ type backend struct {
 	*accounts
 	clients
 	tasks
+	vms
 	runs
 	savesets
 	exportDesk
@@ -28,7 +29,7 @@ type backend struct {
 var _ server.Backend = (*backend)(nil)
 
 func newBackend(a *appliance) *backend {
-	return &backend{newAccounts(a), clients{a}, tasks{a}, runs{a}, savesets{a}, exportDesk{a}, auditLog{a}, machine{a}, storeDesk{a}, keyDesk{a}}
+	return &backend{newAccounts(a), clients{a}, tasks{a}, vms{a}, runs{a}, savesets{a}, exportDesk{a}, auditLog{a}, machine{a}, storeDesk{a}, keyDesk{a}}
 }
 
 // auditLog implements server.Audit.

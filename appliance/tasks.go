@@ -70,7 +70,12 @@ func (t tasks) AddTask(ctx context.Context, s api.TaskSpec) (api.Task, error) {
 	if _, err := t.catalog.Task(ctx, s.Name); err == nil {
 		return api.Task{}, api.Errorf(api.CodeExists, "there is a task %q already", s.Name)
 	}
-	err := t.askSources(ctx, s)
+	if s.Mover != "" {
+		if _, err := t.catalog.Client(ctx, s.Mover); err != nil {
+			return api.Task{}, noClient(s.Mover, err)
+		}
+	}
+	err := t.askSources(ctx, &s)
 	if err != nil {
 		return api.Task{}, err
 	}
@@ -104,7 +109,7 @@ func (t tasks) taskSeal(ctx context.Context, e *api.TaskEncryption) (*catalog.Ta
 func taskOf(s api.TaskSpec) catalog.Task {
 	task := catalog.Task{Name: s.Name, Client: s.Client, Type: string(s.Type), Pool: s.Pool, Options: catalog.TaskOptions{
 		Excludes: s.Excludes, Images: s.Images, OneFileSystem: s.OneFileSystem, Command: s.Command, StreamName: s.StreamName,
-		PreCommand: s.PreCommand, PostCommand: s.PostCommand}}
+		PreCommand: s.PreCommand, PostCommand: s.PostCommand, Mover: s.Mover, Libvirt: machineOf(s.Machine)}}
 	for _, source := range s.Sources {
 		task.Options.Sources = append(task.Options.Sources, []byte(source))
 	}
@@ -140,6 +145,10 @@ func checkTask(s api.TaskSpec) []api.FieldError {
 		}
 		return faults
 	}
+	if s.Type == api.TaskLibvirt {
+		checkMachine(s, fault)
+		return faults
+	}
 	if len(s.Sources) == 0 {
 		fault("sources", "a task of type path needs at least one source")
 	}
@@ -158,7 +167,10 @@ func checkTask(s api.TaskSpec) []api.FieldError {
 }
 
 // askSources asks the agent whether all sources exist. A stream's command is asked for when it is an absolute path.
-func (t tasks) askSources(ctx context.Context, s api.TaskSpec) error {
+func (t tasks) askSources(ctx context.Context, s *api.TaskSpec) error {
+	if s.Type == api.TaskLibvirt {
+		return t.askMachine(ctx, s)
+	}
 	paths := s.Sources
 	if s.Type == api.TaskStream {
 		if !strings.HasPrefix(s.Command[0], "/") {

@@ -22,6 +22,7 @@ type Backend interface {
 	Accounts
 	Clients
 	Tasks
+	VMs
 	Runs
 	Savesets
 	Exports
@@ -91,6 +92,15 @@ type Tasks interface {
 	Pools(ctx context.Context) ([]api.Pool, error)
 	// Pool returns one. CodeNotFound.
 	Pool(ctx context.Context, name string) (api.Pool, error)
+}
+
+// VMs are the virtual machines of hosts.
+type VMs interface {
+	// VMs lists the machines of the libvirtd at uri, which the agent of the client host reaches. CodeNotFound;
+	// CodeClientOffline; CodeSourceRefused, with the agent's words, when libvirtd cannot be reached.
+	VMs(ctx context.Context, host, uri string) (api.VMList, error)
+	// SyncVMs makes tasks for them and keeps those in step; errors like VMs'.
+	SyncVMs(ctx context.Context, host string, s api.VMSync) (api.VMSyncReport, error)
 }
 
 // Runs are backups and restores, past and present.

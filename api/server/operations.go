@@ -62,6 +62,9 @@ func operations() []operation {
 		{id: "client-token", method: post, path: "/clients/{name}/token", roles: admins, audit: "client.token", status: 201, tag: "clients", summary: "Make a new enrolment token"},
 		{id: "client-revoke", method: post, path: "/clients/{name}/revoke", roles: admins, audit: "client.revoke", tag: "clients", summary: "Refuse the client's certificates from now on"},
 
+		{id: "vm-list", method: get, path: "/clients/{name}/vms", roles: operators, tag: "machines", summary: "List the virtual machines of a libvirtd that the client's agent reaches"},
+		{id: "vm-sync", method: post, path: "/clients/{name}/vms/tasks", roles: admins, audit: "vm.sync", status: 200, tag: "machines", summary: "Make tasks for all virtual machines of a host, and keep them in step"},
+
 		{id: "task-list", method: get, path: "/tasks", roles: everyone, tag: "tasks", summary: "List tasks"},
 		{id: "task-add", method: post, path: "/tasks", roles: admins, audit: "task.add", status: 201, tag: "tasks", summary: "Make a task"},
 		{id: "task-show", method: get, path: "/tasks/{name}", roles: everyone, tag: "tasks", summary: "Show a task"},

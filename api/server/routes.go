@@ -30,6 +30,9 @@ func (s *Server) routes() {
 	handle(s, "client-token", s.enrolClient)
 	handle(s, "client-revoke", s.revokeClient)
 
+	handle(s, "vm-list", s.listVMs)
+	handle(s, "vm-sync", s.syncVMs)
+
 	handle(s, "task-list", s.listTasks)
 	handle(s, "task-add", s.addTask)
 	handle(s, "task-show", s.showTask)

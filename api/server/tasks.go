@@ -22,6 +22,9 @@ func (in *taskInput) audit() (object, detail string) {
 	if in.Body.Type == api.TaskStream {
 		source = in.Body.Command
 	}
+	if m := in.Body.Machine; m != nil {
+		source = []string{m.Domain, m.UUID, m.URI}
+	}
 	return in.Body.Name, "client " + in.Body.Client + ", " + string(in.Body.Type) + " " + clip(strings.Join(source, " "))
 }
 
@@ -65,6 +68,11 @@ func checkTask(t *api.TaskSpec) error {
 		if strings.ContainsAny(t.StreamName, "/\x00") || t.StreamName == "." || t.StreamName == ".." {
 			fault("stream_name", "must be a file name without slashes")
 		}
+	case api.TaskLibvirt:
+		checkMachine(t, fault)
+	}
+	if t.Type != api.TaskLibvirt && (t.Machine != nil || t.Mover != "") {
+		fault("libvirt", "only tasks of type libvirt have a domain and a data mover")
 	}
 	if len(faults) == 0 {
 		return nil

@@ -198,7 +198,7 @@ Every command takes --json and then prints the API's JSON document: an object, o
 		}
 	}
 	add("daily", a.backupCmd(), a.restoreCmd(), a.runCmd(), a.savesetCmd(), a.exportCmd())
-	add("setup", a.clientCmd(), a.taskCmd(), a.poolCmd())
+	add("setup", a.clientCmd(), a.taskCmd(), a.poolCmd(), a.vmCmd())
 	add("account", a.loginCmd(), a.logoutCmd(), a.whoamiCmd(), a.passwdCmd(), a.userCmd(), a.tokenCmd())
 	add("machine", a.storeCmd(), a.mountCmd(), a.auditCmd(), a.versionCmd())
 	root.AddCommand(exitCodesTopic())

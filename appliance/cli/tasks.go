@@ -36,6 +36,7 @@ func (a *app) taskCmd() *cobra.Command {
 			return a.print(t, func(w io.Writer) {
 				fields(w, "task", t.Name, "client", t.Client, "type", string(t.Type), "sources", words(t.Sources), "excludes", words(t.Excludes),
 					"disk images", words(t.Images), "one file system", yes(t.OneFileSystem), "command", words(t.Command), "stream name", t.StreamName,
+					"machine", machineText(t.Machine), "data mover", t.Mover,
 					"before", words(t.PreCommand), "after", words(t.PostCommand), "encrypted with key", keyOf(t), "key file on the client", keyFileOf(t),
 					"pool", t.Pool, "made", a.clock(t.CreatedAt))
 			})
@@ -57,8 +58,9 @@ func (a *app) taskAddCmd() *cobra.Command {
 	var s api.TaskSpec
 	var command, pre, post string
 	var kind, encrypt, keyFile string
+	var machine api.Machine
 	cmd := &cobra.Command{
-		Use: "add NAME --client CLIENT (--source PATH... | --command LINE | -- PROGRAM ARG...)", Short: "Make a task",
+		Use: "add NAME --client CLIENT (--source PATH... | --command LINE | -- PROGRAM ARG... | --domain DOMAIN)", Short: "Make a task",
 		Long: `Make a task: what is backed up on which client.
 
 A task of type path has one or more sources, which must exist on the client, and patterns of what to
@@ -69,6 +71,11 @@ A task of type stream stores the output of a command that runs on the client: a 
 Give it as one line for the client's shell by --command, or as a program with its arguments after --.
 A command that fails makes the run fail, and no saveset.
 
+A task of type libvirt backs a virtual machine of a KVM host up, with its disks and its definition: --domain
+names it, and --uri its libvirtd where that is not the client's own. --client is whose the machine's data is;
+where that client has no agent, --mover names the one whose agent reads. 'coffer vm tasks sync' makes such
+tasks for all machines of a host.
+
 An encrypted task (--encrypt) is sealed on the client, with a key that the appliance does not have, and
 shares no data with other tasks. Make its key on the client with 'coffer-agent task-key new', KEEP A
 COPY OF IT ELSEWHERE, and give its id here. Without the key nobody can read or restore its savesets.`,
@@ -76,6 +83,7 @@ COPY OF IT ELSEWHERE, and give its id here. Without the key nobody can read or r
   coffer task add web1-all --client web1 --source / --one-file-system --exclude /var/cache
   coffer task add db1-shop --client db1 --stream-name shop.dump -- pg_dump -Fc shop
   coffer task add db1-all --client db1 --command 'pg_dumpall | gzip --rsyncable'
+  coffer task add shop --client kvm1 --type libvirt --domain shop --exclude-disk vdb
   coffer task add hr1-staff --client hr1 --source /srv/staff --encrypt 5d41402abc4b2a76b9719d911017c592`,
 		Args: cobra.MinimumNArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -90,7 +98,11 @@ COPY OF IT ELSEWHERE, and give its id here. Without the key nobody can read or r
 			if len(s.Command) > 0 {
 				s.Type = api.TaskStream
 			}
+			if machine.Domain != "" {
+				s.Type = api.TaskLibvirt
+			}
 		}
+		s.Machine = machineOf(machine)
 		s.PreCommand, s.PostCommand = shell(pre), shell(post)
 		if keyFile != "" && encrypt == "" {
 			return usagef("--key-file is of an encrypted task: give the key's id by --encrypt")
@@ -115,7 +127,8 @@ COPY OF IT ELSEWHERE, and give its id here. Without the key nobody can read or r
 	f.StringArrayVarP(&s.Excludes, "exclude", "x", nil, "pattern of what to leave out; may be repeated")
 	f.StringArrayVar(&s.Images, "image", nil, "pattern of files to store as disk images (raw, qcow2); may be repeated")
 	f.BoolVar(&s.OneFileSystem, "one-file-system", false, "do not cross into other file systems")
-	f.StringVar(&kind, "type", "", "path or stream (default: by what is given)")
+	machineFlags(cmd, &machine, &s.Mover)
+	f.StringVar(&kind, "type", "", "path, stream or libvirt (default: by what is given)")
 	f.StringVar(&command, "command", "", "shell line whose output is stored")
 	f.StringVar(&s.StreamName, "stream-name", "", "name of the one file in a stream's saveset (default: the task's name)")
 	f.StringVar(&pre, "pre", "", "shell line run on the client before the backup; failing, it fails the run")
@@ -126,7 +139,7 @@ COPY OF IT ELSEWHERE, and give its id here. Without the key nobody can read or r
 	_ = cmd.MarkFlagRequired("client") // the flag exists
 	flagComplete(cmd, "client", a.clientNames())
 	flagComplete(cmd, "pool", a.poolNames())
-	flagValues(cmd, "type", "path", "stream")
+	flagValues(cmd, "type", "path", "stream", "libvirt")
 	return cmd
 }
 
@@ -169,8 +182,11 @@ func keyFileOf(t api.Task) string {
 }
 
 func sourceOf(t api.Task) string {
-	if t.Type == api.TaskStream {
+	switch t.Type {
+	case api.TaskStream:
 		return words(t.Command)
+	case api.TaskLibvirt:
+		return machineText(t.Machine)
 	}
 	return words(t.Sources)
 }

@@ -67,6 +67,14 @@ func agentFailure(o sms.Outcome) ending {
 		e.hint = "check the task's sources, and that their file systems are mounted on the client"
 	case "command_failed":
 		e.hint = "run the command by hand on the client, as the user that the agent runs as"
+	case "hypervisor_unreachable":
+		e.hint = "check that libvirtd runs on the host; over ssh: that the agent's user has a key, and the host's key in known_hosts"
+	case "machine_missing":
+		e.hint = "see 'coffer vm list': 'coffer vm tasks sync' removes tasks of machines that are gone"
+	case "machine_busy":
+		e.hint = "wait for the other backup job of the machine, or end it with 'virsh domjobabort'"
+	case "quiesce_failed":
+		e.hint = "check that qemu-guest-agent runs in the guest, or let the task take quiesce auto"
 	}
 	return e
 }

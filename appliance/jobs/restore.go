@@ -44,6 +44,9 @@ func (m *Manager) StartRestore(ctx context.Context, req RestoreRequest) (Info, e
 	if s.TaskType == catalog.TaskStream && len(req.Order.Command) == 0 && req.Order.Target == "" {
 		return Info{}, refuse(KindInvalid, "name a target directory or a command", "saveset %s is a stream: it has no original place", s.ID)
 	}
+	if s.TaskType == catalog.TaskLibvirt && req.Order.Target == "" {
+		return Info{}, refuse(KindInvalid, "name a directory to restore its files into", "saveset %s is a virtual machine: its files have no original place", s.ID)
+	}
 	if err := m.admit(ctx, req.Client); err != nil {
 		return Info{}, err
 	}

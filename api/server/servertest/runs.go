@@ -95,7 +95,8 @@ func (b *Backend) AddTask(ctx context.Context, s api.TaskSpec) (api.Task, error)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	t := api.Task{Name: s.Name, Client: s.Client, Type: s.Type, Sources: s.Sources, Excludes: s.Excludes, Images: s.Images, OneFileSystem: s.OneFileSystem, Command: s.Command,
-		StreamName: s.StreamName, PreCommand: s.PreCommand, PostCommand: s.PostCommand, Pool: "default", CreatedAt: Epoch, Encryption: s.Encryption}
+		StreamName: s.StreamName, PreCommand: s.PreCommand, PostCommand: s.PostCommand, Pool: "default", CreatedAt: Epoch, Encryption: s.Encryption,
+		Machine: s.Machine, Mover: s.Mover}
 	b.tasks[s.Name] = t
 	return t, b.Fail
 }
