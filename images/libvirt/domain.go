@@ -179,7 +179,11 @@ func diskOf(x *libvirtxml.DomainDisk) (Disk, error) {
 	d.Source, d.Path = sourceOf(x.Source)
 	for b := x.BackingStore; b != nil && b.Source != nil && len(d.Backing) < 64; b = b.BackingStore {
 		layer := Layer{Format: "raw"}
-		_, layer.Path = sourceOf(b.Source)
+		kind, file := sourceOf(b.Source)
+		if kind == "" {
+			break // the end of the chain
+		}
+		layer.Path = file
 		if b.Format != nil {
 			layer.Format = b.Format.Type
 		}

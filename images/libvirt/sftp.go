@@ -64,6 +64,7 @@ const (
 	fxEOF        = 1
 	fxNoSuchFile = 2
 	fxDenied     = 3
+	fxBadMessage = 5 // OpenSSH's word for EINVAL, which seeking beyond the end of a device is
 )
 
 const (
@@ -207,13 +208,21 @@ func checkAnswer(a answer, want byte) ([]byte, error) {
 		case code == fxDenied:
 			return nil, fs.ErrPermission
 		}
-		return nil, fmt.Errorf("the host says: %q (code %d)", text, code)
+		return nil, errStatus{code, text}
 	}
 	if a.kind != want {
 		return nil, errMalformed
 	}
 	return a.body, nil
 }
+
+// errStatus is a failure that the host names.
+type errStatus struct {
+	code uint32
+	text string
+}
+
+func (e errStatus) Error() string { return fmt.Sprintf("the host says: %q (code %d)", e.text, e.code) }
 
 var errMalformed = errors.New("the host's answer breaks the rules of SFTP")
 
@@ -373,7 +382,8 @@ func (f *remoteFile) measure() (int64, error) {
 	for low < high {
 		mid := low + (high-low)/2
 		n, err := f.ReadAt(make([]byte, 1), mid*sector)
-		if n == 0 && err != io.EOF {
+		status, _ := errors.AsType[errStatus](err)
+		if n == 0 && err != io.EOF && status.code != fxBadMessage {
 			return 0, err
 		}
 		if n == 1 {
