@@ -47,6 +47,11 @@ func (s *Server) handle(ctx context.Context, nc *tls.Conn) {
 			log.Warn("connection refused: only an enrolled agent may speak this protocol", "protocol", state.NegotiatedProtocol)
 			return
 		}
+		if err := sms.WriteThrough(nc.NetConn()); err != nil {
+			_ = nc.Close()
+			log.Warn("connection lost", "protocol", state.NegotiatedProtocol, "cause", err)
+			return
+		}
 		serve(ctx, nc)
 		return
 	}

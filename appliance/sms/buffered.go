@@ -26,14 +26,33 @@ type bufferedConn struct {
 	owned atomic.Bool
 
 	mu sync.Mutex
-	// mu guards w.
-	w *bufio.Writer
+	// mu guards w and through.
+	w       *bufio.Writer
+	through bool
 }
 
 func (b *bufferedConn) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.w.Write(p)
+	n, err := b.w.Write(p)
+	if err == nil && b.through {
+		err = b.flushLocked()
+	}
+	return n, err
+}
+
+// WriteThrough makes a connection that Buffered returned write at once whatever it is given: for a protocol that does not
+// flush. Nothing else may use the connection meanwhile. Other connections stay as they are.
+func WriteThrough(nc net.Conn) error {
+	b, ok := nc.(*bufferedConn)
+	if !ok {
+		return nil
+	}
+	b.owned.Store(true)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.through = true
+	return b.flushLocked()
 }
 
 func (b *bufferedConn) Read(p []byte) (int, error) {

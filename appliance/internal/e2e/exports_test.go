@@ -83,7 +83,7 @@ func TestExports(t *testing.T) {
 		t.Fatal("the overlay lost something when the appliance was killed")
 	}
 	if got := decode[api.Export](l, "export", "show", over.ID); got.State != api.ExportReady || got.Overlay.Unclean || got.Overlay.BytesData < 100<<10 ||
-		got.Overlay.BytesData > 1<<20 || got.BytesRead < int64(len(want)) {
+		got.Overlay.BytesData > 1<<20 || got.BytesRead < 1<<20 {
 		t.Errorf("shown as %+v, %+v", got, got.Overlay)
 	}
 	if out, err := exec.Command("qemu-io", "-f", "raw", "-c", "write -P 1 16M 9M", uri).CombinedOutput(); err == nil && !strings.Contains(string(out), "No space left") {
@@ -92,7 +92,7 @@ func TestExports(t *testing.T) {
 	want = l.fetch(uri) // of the last write some may have been taken
 
 	l.overAgentPort(over.ID, want)
-	l.refused([]string{over.ID}, "saveset", "delete", base, "--force", "--yes")
+	l.refused([]string{"has the export", "coffer export drop"}, "saveset", "delete", base, "--force", "--yes")
 	made := l.run(api.RunSuccess, "export", "commit", over.ID)
 	if made.LevelEffective != api.LevelCopy || made.LevelReason != "overlay_commit" || made.Progress.BytesNew > 12<<20 {
 		t.Errorf("commit: %s for %s, %d bytes new", made.LevelEffective, made.LevelReason, made.Progress.BytesNew)
