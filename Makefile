@@ -18,12 +18,15 @@ export GOFLAGS += -buildvcs=false
 
 # Packages whose tests run under the race detector: protocol, store, jobs.
 RACE  := ./dedup ./dedup/vfs/... ./dedup/blob/... ./dedup/container ./dedup/index ./appliance/sms/... ./appliance/ingest/... \
-         ./appliance/jobs/... ./appliance/maintenance ./appliance/events ./appliance/agent/uplink/... ./nbd/...
+         ./appliance/jobs/... ./appliance/maintenance ./images/libvirt ./appliance/events ./appliance/agent/uplink/... ./nbd/...
 # -race needs a C compiler; the agent is built for all of these.
 CROSS := linux/amd64 linux/arm64 windows/amd64 windows/arm64 darwin/amd64 darwin/arm64 freebsd/amd64 freebsd/arm64
 
 # What the targets need beyond Go, as Debian packages.
-TEST_DEPS  := gcc libc6-dev rsync acl attr e2fsprogs postgresql procps systemd util-linux qemu-utils fdisk ntfs-3g mtools dosfstools xfsprogs nbdkit libnbd-bin python3-libnbd fio
+# A libvirtd with QEMU, a guest that boots in it, and an sshd.
+MACHINE_DEPS := libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 openssh-client openssh-server openssh-sftp-server \
+                busybox-static syslinux syslinux-common cpio openssl
+TEST_DEPS  := gcc libc6-dev rsync acl attr e2fsprogs postgresql procps systemd util-linux qemu-utils fdisk ntfs-3g mtools dosfstools xfsprogs nbdkit libnbd-bin python3-libnbd fio $(MACHINE_DEPS)
 BENCH_DEPS := restic borgbackup xz-utils fuse3 util-linux python3-pyfuse3
 NBD_DEPS   := qemu-utils nbdkit libnbd-bin fio
 NBDLAB_DEPS := qemu-system-x86 qemu-block-extra busybox-static cpio kmod xz-utils nbd-client xfsprogs

@@ -58,7 +58,7 @@ type syncStep struct {
 
 // planSync compares the machines of a host with the tasks. It changes nothing.
 func planSync(host string, s api.VMSync, list *sms.VMListReply, tasks []catalog.Task, clients []catalog.Client) []syncStep {
-	p := syncPlan{host: host, sync: s, clients: map[string]bool{}, tasks: map[string]bool{}}
+	p := syncPlan{host: host, sync: s, clients: map[string]bool{}, tasks: map[string]bool{}, given: map[string]bool{}}
 	for _, c := range clients {
 		p.clients[c.Name] = true
 	}
@@ -89,11 +89,11 @@ func planSync(host string, s api.VMSync, list *sms.VMListReply, tasks []catalog.
 	return out
 }
 
-// syncPlan is a plan in work: the names that are taken.
+// syncPlan is a plan in work: the names that are taken, and the clients that this plan has given to a machine.
 type syncPlan struct {
-	host           string
-	sync           api.VMSync
-	clients, tasks map[string]bool
+	host                  string
+	sync                  api.VMSync
+	clients, tasks, given map[string]bool
 }
 
 func (p *syncPlan) machine(vm sms.VM, tasks []catalog.Task) syncStep {
@@ -139,12 +139,12 @@ func (p *syncPlan) ownClient(step *syncStep, vm sms.VM, tasks []catalog.Task) {
 	others := slices.ContainsFunc(tasks, func(t catalog.Task) bool {
 		return t.Client == name && t.Options.Libvirt != nil && t.Options.Libvirt.UUID != vm.UUID
 	})
-	if name != "" && p.clients[name] && !others && name != p.host {
+	if name != "" && p.clients[name] && !others && !p.given[name] && name != p.host {
 		step.Client = name
 	} else {
 		step.Client, step.newClient = p.free(p.clients, vm.Name, vm.UUID), true
 	}
-	p.clients[step.Client] = true
+	p.clients[step.Client], p.given[step.Client] = true, true
 	step.options.Mover = p.host
 }
 
