@@ -130,7 +130,7 @@ func (e *export) unused(what string) error {
 	case e.committing:
 		return failf(InUse, nil, "export %s is being committed", e.rec.ID)
 	case len(e.conns) > 0:
-		return failf(InUse, nil, "export %s has %d connections: %s needs it to have none", e.rec.ID, e.connections(), what)
+		return failf(InUse, nil, "export %s has open connections (%d): %s needs it to have none", e.rec.ID, e.connections(), what)
 	}
 	return nil
 }

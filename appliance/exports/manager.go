@@ -332,7 +332,7 @@ func (m *Manager) make(ctx context.Context, s Spec, view Reading) (*export, erro
 func (m *Manager) record(ctx context.Context, s Spec, view Reading) (record, error) {
 	mf := view.Manifest()
 	r := record{Version: recordVersion, ID: newID(), Saveset: s.Saveset, Client: mf.Client, Task: mf.Task, Overlay: s.Overlay, Limit: s.Limit,
-		Purpose: s.Purpose, Machine: s.Machine, Created: m.o.Now().UTC().Truncate(time.Second), By: s.By}
+		Purpose: s.Purpose, Machine: s.Machine, Created: m.o.Now().UTC().Round(0), By: s.By}
 	r.Allow = slices.Compact(slices.Sorted(slices.Values(s.Allow)))
 	if _, err := view.Key(); err != nil {
 		return r, failf(Sealed, err, "saveset %s is of an encrypted task", s.Saveset)
