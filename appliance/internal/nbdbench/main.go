@@ -1,7 +1,7 @@
 // Nbdbench measures the appliance's NBD exports beside qemu-nbd and nbdkit, which serve the same disk as a raw file: a disk
 // is backed up by an agent, exported, and read and written by nbdcopy and fio on unix sockets, the servers in turns.
 //
-//	nbdbench [-bin DIR] [-dir DIR] [-disk FILE] [-mib N] [-rounds N] [-seconds N] [-layer]
+//	nbdbench [-bin DIR] [-dir DIR] [-disk FILE] [-mib N] [-rounds N] [-seconds N] [-cache MIB] [-layer]
 //
 // It needs root, and nbdcopy, fio, nbdkit and qemu-nbd. Cold means that the disk's file, the store's files and cofferd's own
 // caches are empty: cofferd starts anew. With -layer it measures the protocol alone: package nbd on the plain file.
@@ -20,6 +20,7 @@ import (
 type options struct {
 	bin, dir, disk       string
 	mib, rounds, seconds int
+	cache                int
 	layer                bool
 }
 
@@ -40,6 +41,7 @@ func run() (err error) {
 	flag.IntVar(&o.mib, "mib", 2048, "MiB of the disk that is made")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the table shows medians")
 	flag.IntVar(&o.seconds, "seconds", 4, "seconds of each random measurement")
+	flag.IntVar(&o.cache, "cache", 0, "MiB of the store's cache of frames (default: as it comes)")
 	flag.BoolVar(&o.layer, "layer", false, "measure package nbd on the plain file in the appliance's place")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

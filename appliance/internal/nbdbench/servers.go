@@ -125,7 +125,11 @@ type coffer struct {
 
 func startCoffer(ctx context.Context, o options) (_ server, err error) {
 	fmt.Fprintln(os.Stderr, "backing the disk up")
-	a, err := harness.Start(ctx, harness.Options{Bin: o.bin, Dir: filepath.Join(o.dir, "coffer")})
+	flags, err := configured(o)
+	if err != nil {
+		return nil, err
+	}
+	a, err := harness.Start(ctx, harness.Options{Bin: o.bin, Dir: filepath.Join(o.dir, "coffer"), Flags: flags})
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +156,16 @@ func startCoffer(ctx context.Context, o options) (_ server, err error) {
 		return nil, err
 	}
 	return c, a.JSON(ctx, &c.overlaid, "export", "add", "latest:disk", o.disk, "--overlay")
+}
+
+// configured gives cofferd a configuration file where it needs one.
+func configured(o options) ([]string, error) {
+	if o.cache == 0 {
+		return nil, nil
+	}
+	path := filepath.Join(o.dir, "cofferd.toml")
+	text := fmt.Sprintf("[store]\nframe_memory = \"%dMiB\"\n", o.cache)
+	return []string{"--config", path}, os.WriteFile(path, []byte(text), 0o600)
 }
 
 func (c *coffer) name() string  { return "coffer" }
