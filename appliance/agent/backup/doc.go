@@ -14,6 +14,8 @@
 // is captured, and feeds the tree and the side stream. A directory in which nothing changed keeps its parent's digest
 // without being built.
 //
+// A file that the task names as a disk image is stored by package disk, as what a machine sees of it.
+//
 // Nothing is done per file that can be done per batch: there are no goroutines or channels for single files.
 //
 // INVARIANT: a chunk is asked for before the node that refers to it is put; uplink then keeps their order on the wire.
