@@ -268,4 +268,3 @@ func read(t *testing.T, d nbd.Device) []byte {
 	must(t, d.ReadAt(t.Context(), b, 0))
 	return b
 }
-
