@@ -31,6 +31,7 @@ type worker struct {
 	enc   *frame.Encoder
 	fetch *uplink.Fetcher
 	plain []byte      // what was read
+	got   uint64      // bytes from the source, not reported yet
 	out   []byte      // the chunks as the appliance is to have them; plain itself where nothing is sealed
 	refs  []frame.Ref // to out
 	dst   []byte
@@ -173,6 +174,7 @@ func (w *worker) read(ctx context.Context, p []byte, off uint64) error {
 		return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
 	}
 	w.stats.read.Add(uint64(len(p)))
+	w.got += uint64(len(p))
 	w.lap(&w.spent.source)
 	return nil
 }
@@ -304,7 +306,8 @@ func (w *worker) account() {
 	if r == nil {
 		return
 	}
-	r.BytesRead.Add(uint64(len(w.plain)))
+	r.BytesRead.Add(w.got)
+	w.got = 0
 	r.Source.Add(int64(w.spent.source))
 	r.Hashing.Add(int64(w.spent.hashing))
 	r.Compress.Add(int64(w.spent.compress))
