@@ -286,3 +286,57 @@ func TestKilledBackupsOfMachines(t *testing.T) {
 	}
 	t.Logf("%d of %d runs were cut off", cut, 2*times)
 }
+
+// All machines of a host get tasks and clients, read by the host's agent; the next syncs follow what becomes of them.
+func TestMachinesOfAHost(t *testing.T) {
+	machines.Long(t)
+	machines.Need(t, "libvirtd", "virsh", "qemu-system-x86_64", "qemu-img")
+	lv := machines.StartLibvirt(t)
+	h := &host{newLab(t), lv, "shop", lv.Image("shop.qcow2", "qcow2", 16)}
+	lv.Run(machines.Domain{Name: "shop", Disks: []machines.Disk{h.disk}})
+	lv.Define(machines.Domain{Name: "old", Disks: []machines.Disk{lv.Image("old.raw", "raw", 8)}})
+	lv.Define(machines.Domain{Name: "none"})
+	at := client + "=" + lv.URI()
+	sync := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, it := range decode[api.VMSyncReport](h.lab, "vm", "tasks", "sync", "--host", at, "--scratch-dir", lv.Dir).Items {
+			got = append(got, strings.Join([]string{string(it.Action), it.Domain, it.Task, it.Client}, " "))
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("sync: %q, want %q", got, want)
+		}
+	}
+	sync("made old old old", "made shop shop shop", "skipped none  ")
+	run := h.backup("shop", api.LevelFull, api.RunSuccess)
+	if run.Client != "shop" || h.stored(run.Saveset) != h.copy() {
+		t.Errorf("the backup by the data mover: %+v", run)
+	}
+	for _, c := range decode[api.Page[api.Client]](h.lab, "client", "list").Items {
+		if want := api.ClientAgentless; c.Name != client && c.State != want {
+			t.Errorf("client %s is %s, want %s", c.Name, c.State, want)
+		}
+	}
+	lv.Virsh("destroy", "shop")
+	lv.Virsh("checkpoint-delete", "shop", h.last().Checkpoint, "--metadata") // libvirt renames no domain that has one
+	lv.Virsh("domrename", "shop", "store")
+	lv.Virsh("undefine", "old")
+	sync("removed old old old", "renamed store shop shop", "skipped none  ")
+	lv.Virsh("start", "store")
+	run = h.backup("shop", api.LevelIncr, api.RunSuccess)
+	if run.LevelEffective != api.LevelFull || run.LevelReason != "cbt_invalid" {
+		t.Errorf("the renamed machine: %s (%s)", run.LevelEffective, run.LevelReason)
+	}
+	run = h.backup("shop", api.LevelIncr, api.RunSuccess)
+	if run.LevelEffective != api.LevelIncr || h.stored(run.Saveset) != h.copy() {
+		t.Errorf("the chain goes on: %s (%s)", run.LevelEffective, run.LevelReason)
+	}
+	sync("kept store shop shop", "skipped none  ")
+	h.refused([]string{"no domain", "vm list"}, "task", "add", "x", "--client", client, "--domain", "nobody", "--uri", lv.URI())
+	h.refused([]string{"no disk"}, "task", "add", "x", "--client", client, "--domain", "store", "--uri", lv.URI(), "--exclude-disk", "vdz")
+	h.refused([]string{"directory"}, "restore", run.Saveset)
+	if list := decode[api.VMList](h.lab, "vm", "list", "--host", at); len(list.Items) != 2 || !slices.Equal(list.Items[1].Tasks, []string{"shop"}) {
+		t.Errorf("list: %+v", list)
+	}
+}
