@@ -67,13 +67,18 @@ type pace struct{ mean atomic.Int64 } // nanoseconds, moving
 const (
 	paceStart = 200_000 // taken for slow until shown otherwise
 	paceFast  = 40_000
+	paceSlow  = 150_000 // one such answer did not come from memory: others may wait behind the next one
 )
 
 func (p *pace) fast() bool { return p.mean.Load() < paceFast }
 
 func (p *pace) note(d time.Duration) {
 	m := p.mean.Load()
-	p.mean.Store(m + (int64(d)-m)/8)
+	m += (int64(d) - m) / 8
+	if d > paceSlow {
+		m = max(m, paceStart)
+	}
+	p.mean.Store(m)
 }
 
 // run serves until the client leaves, breaks the protocol, is too slow, or the server stops. All its goroutines have
