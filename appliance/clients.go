@@ -52,6 +52,7 @@ func (d *clientDesk) Connected(client string, hello sms.Hello, remote net.Addr) 
 		d.log.Warn("client's connection not recorded", "client", client, "error", err)
 	}
 	d.jobs.ClientChanged(client)
+	d.machines.Connected(client)
 }
 
 // Disconnected implements ingest.Clients.

@@ -218,6 +218,9 @@ func (d exportDesk) AddExport(ctx context.Context, s api.ExportSpec) (api.Export
 
 // DropExport implements server.Exports.
 func (d exportDesk) DropExport(ctx context.Context, id string, force bool) error {
+	if err := d.unheld(id, false); err != nil {
+		return err
+	}
 	err := d.exports.Drop(ctx, id, force)
 	if exports.KindOf(err) == exports.InUse && !force {
 		return told(api.CodeInUse, err.Error(), "shut down what uses it, or give --force, which cuts it off")
@@ -227,6 +230,9 @@ func (d exportDesk) DropExport(ctx context.Context, id string, force bool) error
 
 // CommitExport implements server.Exports.
 func (d exportDesk) CommitExport(ctx context.Context, id string) (api.Run, error) {
+	if err := d.unheld(id, true); err != nil {
+		return api.Run{}, err
+	}
 	c, err := d.exports.BeginCommit(ctx, id)
 	if exports.KindOf(err) == exports.Invalid {
 		return api.Run{}, told(api.CodeConflict, err.Error(), "")

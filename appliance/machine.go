@@ -20,6 +20,7 @@ type backend struct {
 	runs
 	savesets
 	exportDesk
+	guests
 	auditLog
 	machine
 	storeDesk
@@ -29,7 +30,7 @@ type backend struct {
 var _ server.Backend = (*backend)(nil)
 
 func newBackend(a *appliance) *backend {
-	return &backend{newAccounts(a), clients{a}, tasks{a}, vms{a}, runs{a}, savesets{a}, exportDesk{a}, auditLog{a}, machine{a}, storeDesk{a}, keyDesk{a}}
+	return &backend{newAccounts(a), clients{a}, tasks{a}, vms{a}, runs{a}, savesets{a}, exportDesk{a}, guests{a}, auditLog{a}, machine{a}, storeDesk{a}, keyDesk{a}}
 }
 
 // auditLog implements server.Audit.

@@ -22,6 +22,7 @@ import (
 	"coffer/appliance/exports"
 	"coffer/appliance/ingest"
 	"coffer/appliance/jobs"
+	"coffer/appliance/machines"
 	"coffer/appliance/maintenance"
 	"coffer/appliance/pki"
 	"coffer/dedup"
@@ -86,6 +87,7 @@ type appliance struct {
 	mount     *mountKeeper
 	taskKeys  *taskKeys
 	exports   *exports.Manager
+	machines  *machines.Manager
 	nbd       *nbd.Server
 	nbdPort   net.Listener // nil: none
 	nbdSocket net.Listener // nil: none
@@ -117,6 +119,9 @@ func (a *appliance) open(ctx context.Context) (err error) {
 		Now: a.opts.Now, Trusted: a.clock.Now})
 	a.taskKeys = newTaskKeys()
 	if err := a.openExports(ctx); err != nil {
+		return err
+	}
+	if err := a.openMachines(); err != nil {
 		return err
 	}
 	a.store.opened = a.takeInLate
@@ -195,6 +200,7 @@ func (a *appliance) serve(ctx context.Context) error {
 	}
 	a.mount.restore(ctx)
 	a.upkeep.Start()
+	a.machines.Start()
 	// The listeners outlive ctx: agents are told, and watchers see, how runs end.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -214,6 +220,7 @@ func (a *appliance) serve(ctx context.Context) error {
 	case <-failed.Done():
 	}
 	a.watchers.close()
+	a.machines.Close()
 	err = a.stopRuns()
 	if !a.watchers.wait(tellPatience) {
 		a.log.Warn("not every watcher was told how its run ended")

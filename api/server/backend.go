@@ -26,6 +26,7 @@ type Backend interface {
 	Runs
 	Savesets
 	Exports
+	Guests
 	Audit
 	Machine
 	Store

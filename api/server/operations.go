@@ -99,6 +99,14 @@ func operations() []operation {
 		{id: "export-drop", method: del, path: "/exports/{id}", roles: restorers, audit: "export.drop", tag: "exports", summary: "End an export, and remove what was written to it"},
 		{id: "export-commit", method: post, path: "/exports/{id}/commit", roles: restorers, audit: "export.commit", status: 202, tag: "exports", summary: "Make a saveset of what was written to an export; the export stays"},
 
+		{id: "guest-list", method: get, path: "/machines", roles: restorers, tag: "machines", summary: "List virtual machines that run from savesets, or are being restored from them"},
+		{id: "guest-boot", method: post, path: "/machines/boot", roles: restorers, audit: "vm.boot", status: 202, tag: "machines", summary: "Have a host start a virtual machine on the disks of a saveset"},
+		{id: "guest-restore", method: post, path: "/machines/restore", roles: restorers, audit: "vm.restore", status: 202, tag: "machines", summary: "Have a host make a virtual machine of a saveset in a storage pool"},
+		{id: "guest-show", method: get, path: "/machines/{id}", roles: restorers, tag: "machines", summary: "Show such a machine"},
+		{id: "guest-move", method: post, path: "/machines/{id}/move", roles: restorers, audit: "vm.move", status: 202, tag: "machines", summary: "Copy the disks of a machine that runs from a saveset to a storage pool of its host, while it runs"},
+		{id: "guest-reset", method: post, path: "/machines/{id}/reset", roles: restorers, audit: "vm.reset", status: 202, tag: "machines", summary: "End a machine that runs from a saveset, and boot it again on what it wrote"},
+		{id: "guest-drop", method: del, path: "/machines/{id}", roles: restorers, audit: "vm.drop", tag: "machines", summary: "End a machine that runs from a saveset, and remove what it wrote; or undo a restore"},
+
 		{id: "store", method: get, path: "/store", roles: operators, tag: "store", summary: "State of the store"},
 		{id: "store-damage-dismiss", method: post, path: "/store/damage/dismiss", roles: superuser, audit: "store.dismiss", tag: "store", summary: "Give up a damaged record of a saveset that nothing heals"},
 		{id: "store-damage", method: get, path: "/store/damage", roles: operators, tag: "store", summary: "The damage list: what is damaged, which savesets and files it harms"},

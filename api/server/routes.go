@@ -60,6 +60,14 @@ func (s *Server) routes() {
 	handle(s, "saveset-unlock", s.unlockSaveset)
 	handle(s, "saveset-immutable", s.makeImmutable)
 
+	handle(s, "guest-list", s.listGuests)
+	handle(s, "guest-boot", s.bootGuest)
+	handle(s, "guest-restore", s.restoreGuest)
+	handle(s, "guest-show", s.showGuest)
+	handle(s, "guest-move", s.moveGuest)
+	handle(s, "guest-reset", s.resetGuest)
+	handle(s, "guest-drop", s.dropGuest)
+
 	handle(s, "export-list", s.listExports)
 	handle(s, "export-add", s.addExport)
 	handle(s, "export-show", s.showExport)

@@ -14,7 +14,8 @@ import (
 
 // vmCmd groups what is done with virtual machines.
 func (a *app) vmCmd() *cobra.Command {
-	return a.group("vm", "Virtual machines of KVM hosts", a.vmListCmd(), a.group("tasks", "Tasks for all machines of a host", a.vmSyncCmd()))
+	cmds := append([]*cobra.Command{a.vmListCmd(), a.group("tasks", "Tasks for all machines of a host", a.vmSyncCmd())}, a.guestCmds()...)
+	return a.group("vm", "Virtual machines of KVM hosts", cmds...)
 }
 
 // hostFlag is the value of --host: the client whose agent reaches the libvirtd, and after = its URI.

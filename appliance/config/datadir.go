@@ -30,6 +30,7 @@ import (
 //	index/          the index, a hint that can be lost
 //	mnt/            where savesets are mounted
 //	overlays/       a folder for each export, with what was written to it
+//	machines/       a file for each machine that runs from a saveset, or is restored from one
 //	run/            unix sockets
 const DataVersion = 1
 
@@ -160,6 +161,9 @@ func (d *DataDir) IndexDir() string { return filepath.Join(d.path, "index") }
 
 // OverlaysDir is where exports lie.
 func (d *DataDir) OverlaysDir() string { return filepath.Join(d.path, "overlays") }
+
+// MachinesDir holds a file for each machine that runs from a saveset.
+func (d *DataDir) MachinesDir() string { return filepath.Join(d.path, "machines") }
 
 // ClockFile is where trusted time is kept.
 func (d *DataDir) ClockFile() string { return filepath.Join(d.path, "clock") }

@@ -48,6 +48,7 @@ type Backend struct {
 	maintenance []api.Maintenance // oldest first
 	keys        api.StoreKeys
 	exports     []api.Export // oldest first
+	guests      []api.Guest  // oldest first
 }
 
 type account struct {
