@@ -180,6 +180,10 @@ func (c Config) Validate() error {
 	if n := c.Store.ContainerSize; n != 0 && (n < 1<<20 || n > 64<<20) {
 		fault("store.container_size", "%s is not between 1 MiB and 64 MiB", n)
 	}
+	if n := c.Store.FrameMemory; n > c.Memory/2 {
+		// The collector would spend all processors on keeping within a memory that the cache alone fills.
+		fault("store.frame_memory", "%s is more than half of memory, which is %s: raise that key, too, to at least %s", n, c.Memory, 2*n)
+	}
 	c.Maintenance.validate(fault)
 	if h, l := c.Store.HighWatermark, c.Store.LowWatermark; h != 0 && (h < 1 || h > 99) {
 		fault("store.high_watermark", "%d is not between 1 and 99 percent", h)
