@@ -114,7 +114,7 @@ func ListenUnix(ctx context.Context, path, key string) (net.Listener, error) {
 		return fail(err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	if err := os.Chmod(tmp, 0o600); err == nil && tmp != path {
+	if err = os.Chmod(tmp, 0o600); err == nil && tmp != path {
 		err = os.Rename(tmp, path)
 	}
 	if err != nil {
