@@ -156,7 +156,14 @@ func (a *Agent) dial(ctx context.Context) (net.Conn, error) {
 func (a *Agent) dialNBD(ctx context.Context) (net.Conn, error) {
 	conf := pki.ClientTLS(a.identity.Load())
 	conf.NextProtos = []string{pki.ALPNNBD}
-	return dial(ctx, a.server, conf)
+	conn, err := dial(ctx, a.server, conf)
+	if err != nil {
+		return nil, err
+	}
+	if err := sms.WriteThrough(conn.NetConn()); err != nil { // an NBD client does not flush
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
 }
 
 // stop ends all runs and waits until the appliance knows, or the grace is over.

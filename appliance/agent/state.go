@@ -72,7 +72,7 @@ func withPort(server string) string {
 }
 
 // dial makes a TLS connection in the form that sms wants.
-func dial(ctx context.Context, server string, conf *tls.Config) (net.Conn, error) {
+func dial(ctx context.Context, server string, conf *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	tcp, err := (&net.Dialer{}).DialContext(ctx, "tcp", server)
