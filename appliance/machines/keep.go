@@ -13,6 +13,7 @@ import (
 func (x *machine) keep() {
 	ctx := x.m.ctx
 	var failures int
+	var said string // of the last failure
 	for pause := time.Duration(0); ; {
 		select {
 		case <-ctx.Done():
@@ -29,11 +30,14 @@ func (x *machine) keep() {
 		case x.info().Over || ctx.Err() != nil:
 			return
 		case err != nil:
-			x.m.log.Warn("look after a machine", "machine", x.id, "state", x.snapshot().State, "error", err)
+			if text := err.Error(); text != said {
+				said = text
+				x.m.log.Warn("look after a machine", "machine", x.id, "state", x.snapshot().State, "error", err)
+			}
 			pause = min(x.m.o.Pace.Retry<<min(failures, 10), x.m.o.Pace.Running)
 			failures++
 		default:
-			failures, pause = 0, x.pause()
+			failures, said, pause = 0, "", x.pause()
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -357,7 +356,7 @@ func (m *Manager) with(ctx context.Context, key string, do func(*machine) error)
 		return Info{}, err
 	}
 	if !x.lock(ctx) {
-		return Info{}, fmt.Errorf("machine %s is being worked on: %w", x.id, ctx.Err())
+		return Info{}, failf(Conflict, ctx.Err(), "machine %s is being worked on", x.id)
 	}
 	defer x.unlock()
 	if x.info().Over {
