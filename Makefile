@@ -60,7 +60,7 @@ test-plain: go build
 LONG ?= 1
 test-long: deps-test build ## crash, model, fuzz, many kills; LONG=short for the form that CI runs
 	COFFER_LONG=$(LONG) COFFER_REQUIRE_LAB=1 COFFER_REQUIRE_FUSE=1 CGO_ENABLED=0 COFFER_BIN=$(CURDIR)/$(BIN) \
-	  $(GO) test -p 1 -count=1 -timeout 60m $(if $(filter short,$(LONG)),./dedup ./nbd,./dedup/... ./appliance/internal/e2e/...)
+	  $(GO) test -p 1 -count=1 -timeout 60m $(if $(filter short,$(LONG)),./dedup ./nbd,./dedup/... ./nbd/... ./appliance/agent/... ./appliance/internal/e2e/...)
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(if $(filter short,$(LONG)),2000x,2m)
 
 FUZZTIME ?= 30s
