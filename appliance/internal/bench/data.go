@@ -60,7 +60,7 @@ dpkg-deb -x linux-source-6.1_*.deb x; mkdir tree; tar xf x/usr/src/linux-source-
 // that do not compress, disk-like files with holes of zeros, and copies of
 // some of them.
 func mixedData(dir string, total int64) (string, error) {
-	root := filepath.Join(dir, "mixed")
+	root := filepath.Join(dir, fmt.Sprintf("mixed-%d", total>>20))
 	if exists(root) {
 		return root, nil
 	}
