@@ -375,7 +375,7 @@ func diskOf(ctx context.Context, s Spec, view Reading) (string, error) {
 	case len(names) == 1:
 		return names[0], nil
 	case len(names) == 0:
-		return "", failf(Invalid, nil, "saveset %s has no disk image: name a file in it", s.Saveset)
+		return "", failf(Invalid, nil, "saveset %s has no disk image in its root directory: name one by its path in the saveset", s.Saveset)
 	}
 	return "", failf(Invalid, nil, "saveset %s has more than one disk: name one of %q", s.Saveset, names)
 }
@@ -383,7 +383,7 @@ func diskOf(ctx context.Context, s Spec, view Reading) (string, error) {
 func diskError(id dedup.SavesetID, err error) error {
 	switch savesetdev.KindOf(err) {
 	case savesetdev.NotFound:
-		return failf(NotFound, err, "saveset %s has no such disk", id)
+		return failf(NotFound, err, "saveset %s has no such disk, as a path from its root", id)
 	case savesetdev.NoDisk:
 		return failf(Invalid, err, "this is nothing to export, in saveset %s: a regular file with content is", id)
 	}

@@ -106,6 +106,9 @@ func (c *Conn) open(ctx context.Context) error {
 		c.lv, c.raw, c.nc = lv, lv, nc
 		return nil
 	}
+	if len(faults) == 2 { // both usual places, on one line
+		return fmt.Errorf("%w, %w", faults[0], faults[1])
+	}
 	return errors.Join(faults...)
 }
 

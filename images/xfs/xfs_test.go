@@ -134,6 +134,40 @@ func small(t testing.TB) []byte {
 	return b
 }
 
+// A file system that Linux made, without mounting one: it runs on every machine.
+func TestSmall(t *testing.T) {
+	f, err := Open(bytes.NewReader(small(t)), 320<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := f.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := 0
+	if err := root.List(func(volume.Entry) bool { names++; return true }); err != nil || names != 65 {
+		t.Errorf("%d names, %v", names, err)
+	}
+	for name, want := range map[string]string{"a": "hi\n", "file33": "33\n", "file60": "60\n"} {
+		n, err := root.Lookup(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(io.NewSectionReader(n.(volume.File), 0, n.Attr().Size)); err != nil || string(b) != want {
+			t.Errorf("%s has %q, want %q: %v", name, b, want, err)
+		}
+	}
+	for name, want := range map[string]string{"l": "a", "ll": strings.Repeat("x/", 300)} {
+		n, err := root.Lookup(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if target, err := n.(volume.Link).Target(); err != nil || target != want {
+			t.Errorf("%s leads to %.40q: %v", name, target, err)
+		}
+	}
+}
+
 // Whatever a file system says, reading it ends, without a panic and in bounded memory.
 func FuzzFS(f *testing.F) {
 	b := small(f)

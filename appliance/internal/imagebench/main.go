@@ -1,4 +1,4 @@
-// Imagebench measures what the chunk size of disk images costs and gives: for each size it stores generations of one disk
+// Command imagebench measures what the chunk size of disk images costs and gives: for each size it stores generations of one disk
 // and the disk of another machine, and reads the last generation. The table is in appliance/docs/PERFORMANCE.md.
 //
 //	imagebench [-dir DIR] [-sizes 64,128,…] -generations A0,A1,… [-other B]

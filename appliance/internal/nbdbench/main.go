@@ -1,4 +1,4 @@
-// Nbdbench measures the appliance's NBD exports beside qemu-nbd and nbdkit, which serve the same disk as a raw file: a disk
+// Command nbdbench measures the appliance's NBD exports beside qemu-nbd and nbdkit, which serve the same disk as a raw file: a disk
 // is backed up by an agent, exported, and read and written by nbdcopy and fio on unix sockets, the servers in turns.
 //
 //	nbdbench [-bin DIR] [-dir DIR] [-disk FILE] [-mib N] [-rounds N] [-seconds N] [-cache MIB] [-layer]
