@@ -10,6 +10,7 @@ import (
 	"coffer/dedup/vfs"
 	"coffer/nbd"
 	"coffer/nbd/overlay"
+	"coffer/nbd/relay"
 	"coffer/nbd/savesetdev"
 )
 
@@ -18,6 +19,7 @@ type export struct {
 	m             *Manager
 	rec           record // constant
 	read, written atomic.Int64
+	turns         relay.Turns // of the connections of the machine's relay
 
 	mu         sync.Mutex // guards all below; never taken under the Manager's
 	view       Reading    // the lease; nil while the store is not open

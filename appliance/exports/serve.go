@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"coffer/nbd"
+	"coffer/nbd/relay"
 )
 
 // Served is what an nbd.Server asks.
@@ -76,19 +77,20 @@ func (e *export) describe() string {
 	return s
 }
 
-// Open implements nbd.Exports. An export has two names: that of its list, and its id.
+// Open implements nbd.Exports. An export has two names: that of its list, and its id, which relays know it by.
 func (s served) Open(ctx context.Context, p nbd.Peer, name string) (nbd.Export, error) {
 	v := s.m.viewer(ctx, p)
+	id, relayed := relay.Named(name)
 	for _, e := range s.m.all() {
-		if (e.rec.ID == name || e.rec.wireName() == name) && v.sees(e) {
-			return e.open(ctx, v)
+		if (e.rec.ID == id || e.rec.wireName() == name) && v.sees(e) {
+			return e.open(ctx, v, relayed)
 		}
 	}
 	return nbd.Export{}, &nbd.Error{Kind: nbd.KindUnknownExport, Op: "open export", Name: name}
 }
 
 // open opens the export for one connection.
-func (e *export) open(ctx context.Context, v viewer) (nbd.Export, error) {
+func (e *export) open(ctx context.Context, v viewer, relayed bool) (nbd.Export, error) {
 	refuse := func(err error) (nbd.Export, error) {
 		return nbd.Export{}, &nbd.Error{Kind: refusal(err), Op: "open export", Name: e.rec.wireName(), Err: err}
 	}
@@ -100,7 +102,10 @@ func (e *export) open(ctx context.Context, v viewer) (nbd.Export, error) {
 		e.leave(v)
 		return refuse(err)
 	}
-	c := &conn{e: e, v: v, peer: peer}
+	c := &conn{e: e, v: v, peer: peer, take: atOnce}
+	if relayed {
+		c.take = e.turns.Next().Take
+	}
 	out := nbd.Export{Name: e.rec.wireName(), Description: e.describe(), ReadOnly: !e.rec.Overlay, MultiConn: true,
 		Close: func() { e.leave(v) }}
 	if e.rec.Overlay {
@@ -191,7 +196,11 @@ type conn struct {
 	v    viewer
 	used atomic.Bool // it has read or written
 	peer *peerConns
+	take func(change func() error) error // runs a change when it is this connection's turn
 }
+
+// atOnce is the turn of a connection that no other one follows on.
+func atOnce(change func() error) error { return change() }
 
 type writeConn struct{ *conn }
 
@@ -258,51 +267,35 @@ func (c *conn) Extents(ctx context.Context, off, n int64, yield func(n int64, f 
 	return told(err)
 }
 
-// writer is disk for what an overlay takes.
-func (c writeConn) writer() (nbd.Writer, error) {
+// change runs what changes the overlay.
+func (c writeConn) change(f func(nbd.Writer) error) error {
 	d, err := c.disk()
-	if err != nil {
-		return nil, err
-	}
-	w, ok := d.(nbd.Writer)
-	if !ok {
-		return nil, nbd.EPERM
-	}
-	return w, nil
-}
-
-func (c writeConn) WriteAt(ctx context.Context, p []byte, off int64) error {
-	w, err := c.writer()
-	if err == nil {
-		err = w.WriteAt(ctx, p, off)
-	}
 	if err != nil {
 		return told(err)
 	}
-	c.e.written.Add(int64(len(p)))
-	return nil
+	w, ok := d.(nbd.Writer)
+	if !ok {
+		return nbd.EPERM
+	}
+	return told(c.take(func() error { return f(w) }))
+}
+
+func (c writeConn) WriteAt(ctx context.Context, p []byte, off int64) error {
+	err := c.change(func(w nbd.Writer) error { return w.WriteAt(ctx, p, off) })
+	if err == nil {
+		c.e.written.Add(int64(len(p)))
+	}
+	return err
 }
 
 func (c writeConn) Zero(ctx context.Context, off, n int64, mayPunch bool) error {
-	w, err := c.writer()
-	if err == nil {
-		err = w.Zero(ctx, off, n, mayPunch)
-	}
-	return told(err)
+	return c.change(func(w nbd.Writer) error { return w.Zero(ctx, off, n, mayPunch) })
 }
 
 func (c writeConn) Trim(ctx context.Context, off, n int64) error {
-	w, err := c.writer()
-	if err == nil {
-		err = w.Trim(ctx, off, n)
-	}
-	return told(err)
+	return c.change(func(w nbd.Writer) error { return w.Trim(ctx, off, n) })
 }
 
 func (c writeConn) Flush(ctx context.Context) error {
-	w, err := c.writer()
-	if err == nil {
-		err = w.Flush(ctx)
-	}
-	return told(err)
+	return c.change(func(w nbd.Writer) error { return w.Flush(ctx) })
 }

@@ -2,8 +2,8 @@
 // connection is lost, and repeats what was in flight. Whoever uses it sees slow requests where the far server is restarted,
 // and no errors.
 //
-// Repeating is safe: the order of requests in flight is nobody's promise in NBD, and the far server keeps an acknowledged write
-// beyond its own death (nbd.Writer). It cannot promise that beyond a loss of power, unless it was flushed; such a server must
+// Repeating is safe: the order of requests in flight is nobody's promise in NBD, the far server lets no lost connection change
+// anything after the next one has (Turns), and it keeps an acknowledged write beyond its own death (nbd.Writer). It cannot promise that beyond a loss of power, unless it was flushed; such a server must
 // not let the relay in again (nbd.KindPolicy), and the relay then fails for good: going on would show its user a disk that
 // forgot what was written to it.
 //
@@ -33,7 +33,7 @@ const (
 type Options struct {
 	// Dial makes a connection, with TLS where it needs some.
 	Dial func(ctx context.Context) (net.Conn, error)
-	// Export is the name that the far server knows.
+	// Export is the name that the far server knows. It is asked for by Name.
 	Export string
 	// Patience is how long a lost connection is tried for before requests fail with EIO; then the next request tries again,
 	// for as long.
@@ -118,7 +118,7 @@ func (d *Device) connect(ctx context.Context) (*nbd.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := nbd.NewClient(ctx, conn, nbd.ClientOptions{Export: d.o.Export, Timeout: d.o.Timeout})
+	c, err := nbd.NewClient(ctx, conn, nbd.ClientOptions{Export: Name(d.o.Export), Timeout: d.o.Timeout})
 	if err != nil {
 		return nil, errors.Join(err, ignoreClosed(conn.Close()))
 	}

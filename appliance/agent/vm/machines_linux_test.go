@@ -21,6 +21,7 @@ import (
 	"coffer/appliance/sms"
 	"coffer/dedup/vfs"
 	"coffer/nbd"
+	"coffer/nbd/relay"
 	"coffer/nbd/overlay"
 )
 
@@ -79,6 +80,7 @@ func (d *desk) List(context.Context, nbd.Peer) ([]nbd.ExportInfo, error) { retur
 
 // Open implements nbd.Exports.
 func (d *desk) Open(_ context.Context, _ nbd.Peer, name string) (nbd.Export, error) {
+	name, _ = relay.Named(name)
 	if name != "aaaa00000001" {
 		return nbd.Export{}, &nbd.Error{Kind: nbd.KindUnknownExport, Op: "open", Name: name}
 	}
