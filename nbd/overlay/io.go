@@ -275,13 +275,19 @@ func (o *Overlay) claim(n int64) error {
 	return nil
 }
 
-// bound flushes where much was written that is not committed.
+// bound flushes where much was written that is not committed. What a flush in the background meets is met by the next change.
 func (o *Overlay) bound(ctx context.Context) error {
 	o.logging.Lock()
-	due := o.fresh >= commitBlocks
+	fresh := o.fresh
 	o.logging.Unlock()
-	if due {
+	switch {
+	case fresh >= aheadFactor*o.every:
 		return o.Flush(ctx)
+	case fresh >= o.every && !o.behind.Swap(true):
+		go func() {
+			defer o.behind.Store(false)
+			_ = o.Flush(context.WithoutCancel(ctx))
+		}()
 	}
 	return nil
 }

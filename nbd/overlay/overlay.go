@@ -14,9 +14,12 @@ import (
 	"coffer/nbd"
 )
 
-// commitBlocks is how many new blocks of data are written before the overlay flushes by itself: what a start after a loss of
-// power has to read, at most about.
-const commitBlocks = 65536
+// commitBlocks is how many new blocks of data are written before the overlay flushes by itself, in the background. Writers wait
+// for that flush when they are aheadFactor times as many ahead: what a start after a loss of power has to read, at most about.
+const (
+	commitBlocks = 65536
+	aheadFactor  = 4
+)
 
 // Options of an overlay. BootID is needed.
 type Options struct {
@@ -47,12 +50,14 @@ type Overlay struct {
 	data vfs.File
 	// slack is by how many bytes a map is longer than twice what is needed before it is made anew.
 	slack int64
+	every int64 // commitBlocks
 
 	stripes stripeLocks
 	acked   atomic.Int64 // changes that were acknowledged
 
-	flushing sync.Mutex // held while flushing, which is the only time that the log's file is replaced
-	flushed  int64      // acked, as the last good flush found it; guarded by flushing
+	flushing sync.Mutex  // held while flushing, which is the only time that the log's file is replaced
+	flushed  int64       // acked, as the last good flush found it; guarded by flushing
+	behind   atomic.Bool // a flush in the background is under way
 
 	logging  sync.Mutex // guards what follows, up to viewing; nobody takes a stripe under it
 	log      *mapLog
@@ -104,7 +109,7 @@ func Create(ctx context.Context, fsys vfs.FS, dir string, base nbd.Device, opts 
 	if _, err := fsys.Stat(filepath.Join(dir, mapName)); err == nil {
 		return nil, &Error{Kind: Invalid, Op: "create overlay", Object: dir, Err: fs.ErrExist}
 	}
-	o := &Overlay{fs: fsys, dir: dir, base: base, size: size, o: opts, slack: compactSlack, states: newStates(blocksOf(size))}
+	o := &Overlay{fs: fsys, dir: dir, base: base, size: size, o: opts, slack: compactSlack, every: commitBlocks, states: newStates(blocksOf(size))}
 	if err := o.create(); err != nil {
 		if o.data != nil {
 			_ = o.data.Close()
@@ -151,7 +156,7 @@ func Open(ctx context.Context, fsys vfs.FS, dir string, base nbd.Device, opts Op
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	o := &Overlay{fs: fsys, dir: dir, base: base, size: base.Size(), o: opts, slack: compactSlack}
+	o := &Overlay{fs: fsys, dir: dir, base: base, size: base.Size(), o: opts, slack: compactSlack, every: commitBlocks}
 	if err := o.open(); err != nil {
 		if o.data != nil {
 			_ = o.data.Close()

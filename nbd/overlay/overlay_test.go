@@ -8,6 +8,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"coffer/dedup/vfs"
 	"coffer/dedup/vfs/errorfs"
@@ -448,4 +449,54 @@ func TestCancelled(t *testing.T) {
 		t.Fatalf("flush: %v", err)
 	}
 	must(t, o.Flush(t.Context()))
+}
+
+// Writers go on while the overlay flushes by itself, up to a bound; what the flush meets, the next change tells.
+func TestFlushesByItself(t *testing.T) {
+	for name, sick := range map[string]error{"well": nil, "the disk fails": syscall.EIO} {
+		t.Run(name, func(t *testing.T) {
+			syncing, hold := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			started := false
+			fsys := errorfs.Wrap(vfs.NewMem(), errorfs.Func(func(op errorfs.Op, n string) error {
+				if !started || op != errorfs.OpSync || filepath.Base(n) != dataName {
+					return nil
+				}
+				var err error
+				once.Do(func() {
+					close(syncing)
+					<-hold
+					err = sick
+				})
+				return err
+			}))
+			o := create(t, fsys, testDisk(testSize), Options{BootID: bootA})
+			started = true
+			o.every = 4
+			write := func(i int64) error { return o.WriteAt(t.Context(), make([]byte, blockSize), i*blockSize) }
+			const most = 4*aheadFactor - 1
+			for i := range int64(most) {
+				must(t, write(i))
+			}
+			<-syncing
+			ended := make(chan error, 1)
+			go func() { ended <- write(most) }()
+			select {
+			case err := <-ended:
+				t.Fatalf("a write past the bound did not wait: %v", err)
+			case <-time.After(20 * time.Millisecond):
+			}
+			close(hold)
+			if err := <-ended; sick == nil && err != nil {
+				t.Fatal(err)
+			}
+			err := write(most + 1)
+			if KindOf(err) == Failed != (sick != nil) {
+				t.Errorf("%v after a flush with %v", err, sick)
+			}
+			if err := o.Close(); (err != nil) != (sick != nil) {
+				t.Errorf("%v at the end", err)
+			}
+		})
+	}
 }
