@@ -8,8 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
-	"runtime/debug"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -54,9 +52,7 @@ func Run(ctx context.Context, conf config.Config, opts Options) (err error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	if conf.Memory > 0 && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(int64(conf.Memory))
-	}
+	setMemoryLimit(conf, 0)
 	a := &appliance{conf: conf, opts: opts, log: opts.Logger, started: opts.Now()}
 	defer func() { err = errors.Join(err, a.close()) }()
 	if err := a.open(ctx); err != nil {

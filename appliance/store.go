@@ -154,8 +154,8 @@ func (k *storeKeeper) options(n *kept) dedup.Options {
 	host, _ := os.Hostname() // the owner is for people; an empty one will do
 	c := k.conf.Store
 	return dedup.Options{Blob: n.dir, FS: vfs.OS(), SpoolDir: k.data.SpoolDir(), IndexDir: k.data.IndexDir(), Key: n.key,
-		IndexMemory: int64(c.IndexMemory), LocalityMemory: int64(c.LocalityMemory), FrameMemory: int64(c.FrameMemory),
-		NodeMemory: int64(c.NodeMemory), Reserve: int64(c.Reserve), ContainerSize: int64(c.ContainerSize),
+		IndexMemory: int64(c.IndexMemory), LocalityMemory: int64(c.LocalityMemory), FrameMemory: frameMemory(c),
+		FramesHeld: func(bytes int64) { setMemoryLimit(k.conf, bytes) }, NodeMemory: int64(c.NodeMemory), Reserve: int64(c.Reserve), ContainerSize: int64(c.ContainerSize),
 		Owner: fmt.Sprintf("cofferd on %s, pid %d", host, os.Getpid()), Logger: k.opts.Logger, Now: k.opts.Now}
 }
 

@@ -14,8 +14,10 @@ const frameOverhead = 256
 // wait for one load. The bytes it returns are shared and never written again: they stay valid after eviction.
 type frameCache struct {
 	budget int64
+	grown  func(bytes int64) // may be nil; see Options.FramesHeld
 
 	mu     sync.Mutex
+	told   int64                // guarded by mu: the last bytes that grown was given
 	m      map[Loc]*cachedFrame // guarded by mu
 	lru    *list.List           // guarded by mu: *cachedFrame that are loaded, most recent in front
 	bytes  int64                // guarded by mu
@@ -89,8 +91,20 @@ func (c *frameCache) settle(f *cachedFrame) {
 		for c.bytes > c.budget && c.lru.Len() > 1 {
 			c.drop(c.lru.Back().Value.(*cachedFrame))
 		}
+		c.tell()
 	}
 	close(f.done)
+}
+
+// tellStep is by how many bytes the cache grows or shrinks until it is told.
+const tellStep = 16 << 20
+
+// tell needs mu held, so that what is told is in order.
+func (c *frameCache) tell() {
+	if c.grown != nil && max(c.bytes-c.told, c.told-c.bytes) >= tellStep {
+		c.told = c.bytes
+		c.grown(c.bytes)
+	}
 }
 
 // drop needs mu held.
@@ -101,6 +115,19 @@ func (c *frameCache) drop(f *cachedFrame) {
 }
 
 func (f *cachedFrame) cost() int64 { return int64(cap(f.plain)) + frameOverhead }
+
+// clear drops all that is loaded.
+func (c *frameCache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.lru.Len() > 0 {
+		c.drop(c.lru.Back().Value.(*cachedFrame))
+	}
+	if c.told != 0 {
+		c.told = 0
+		c.grown(0)
+	}
+}
 
 // has reports whether a frame is cached or being loaded, without counting as a use.
 func (c *frameCache) has(loc Loc) bool {

@@ -34,6 +34,9 @@ type Options struct {
 	Key keys.Source
 	// Byte budgets of the index, of loaded container directories, of decoded data frames and of decoded node frames.
 	IndexMemory, LocalityMemory, FrameMemory, NodeMemory int64
+	// FramesHeld is told, in steps of 16 MiB, how many bytes of decoded data frames the store holds. Whoever limits the memory
+	// of the process can add them, so that a large cache does not make the collector work all the time. It must be quick.
+	FramesHeld func(bytes int64)
 	// Reserve is the free space that no write may touch, in bytes; negative means none.
 	Reserve int64
 	// IndexReserve and IndexFree are handed to the index: the free space in bytes that its writes leave alone, and the

@@ -86,6 +86,7 @@ func start(ctx context.Context, opts Options, keysAndDomain func(*Store, context
 		containers: newContainerSet(), sets: newSavesetTable(), runs: make(map[*Run]struct{}),
 		frames: newFrameCache(opts.FrameMemory), nodes: newFrameCache(opts.NodeMemory), damage: newDamageList(),
 	}
+	s.frames.grown = opts.FramesHeld
 	steps := []func(context.Context) error{
 		s.lock,
 		func(ctx context.Context) error { return keysAndDomain(s, ctx) },
@@ -201,6 +202,7 @@ func (s *Store) Close() error {
 // shut gives back what lock and openIndex took.
 func (s *Store) shut() error {
 	var errs []error
+	s.frames.clear()
 	if s.index != nil {
 		errs = append(errs, wrap("close index", "", s.index.Close()))
 	}

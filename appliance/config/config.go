@@ -25,7 +25,8 @@ const (
 type Config struct {
 	// Data is the data directory.
 	Data string `toml:"data"`
-	// Memory is the soft limit that cofferd sets for its own memory, in bytes; 0 leaves the Go runtime's default.
+	// Memory is the soft limit that cofferd sets for its own memory without the cache of store.frame_memory, in bytes; 0 leaves
+	// the Go runtime's default.
 	Memory Size   `toml:"memory"`
 	REST   Listen `toml:"rest"`
 	SMS    Listen `toml:"sms"`
@@ -60,7 +61,7 @@ type Store struct {
 	Unlock         Unlock `toml:"unlock"`   // empty: key_file
 	IndexMemory    Size   `toml:"index_memory"`
 	LocalityMemory Size   `toml:"locality_memory"`
-	FrameMemory    Size   `toml:"frame_memory"`
+	FrameMemory    Size   `toml:"frame_memory"` // of decoded data, for mounts and exports; 0: an eighth of the machine's
 	NodeMemory     Size   `toml:"node_memory"`
 	ContainerSize  Size   `toml:"container_size"`
 	// Reserve is the free space that no run may touch.
@@ -179,10 +180,6 @@ func (c Config) Validate() error {
 	}
 	if n := c.Store.ContainerSize; n != 0 && (n < 1<<20 || n > 64<<20) {
 		fault("store.container_size", "%s is not between 1 MiB and 64 MiB", n)
-	}
-	if n := c.Store.FrameMemory; n > c.Memory/2 {
-		// The collector would spend all processors on keeping within a memory that the cache alone fills.
-		fault("store.frame_memory", "%s is more than half of memory, which is %s: raise that key, too, to at least %s", n, c.Memory, 2*n)
 	}
 	c.Maintenance.validate(fault)
 	if h, l := c.Store.HighWatermark, c.Store.LowWatermark; h != 0 && (h < 1 || h > 99) {
