@@ -164,7 +164,7 @@ func configured(o options) ([]string, error) {
 		return nil, nil
 	}
 	path := filepath.Join(o.dir, "cofferd.toml")
-	text := fmt.Sprintf("memory = \"%dMiB\"\n[store]\nframe_memory = \"%dMiB\"\n", 2*o.cache+1024, o.cache)
+	text := fmt.Sprintf("[store]\nframe_memory = \"%dMiB\"\n", o.cache)
 	return []string{"--config", path}, os.WriteFile(path, []byte(text), 0o600)
 }
 

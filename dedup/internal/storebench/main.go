@@ -42,8 +42,11 @@ type options struct {
 	chunks     int
 }
 
-// memoryLimit is the appliance's default.
-const memoryLimit = 512 << 20
+// memoryLimit is what goals of memory are held to; frames come on top, as an appliance of 4 GiB has them by itself.
+const (
+	memoryLimit = 512 << 20
+	frameMemory = 512 << 20
+)
 
 // part is one group of figures.
 type part struct {

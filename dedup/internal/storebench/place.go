@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"coffer/dedup"
 	"coffer/dedup/blob"
@@ -37,7 +38,8 @@ func newPlace(parent, name string, change func(*dedup.Options)) (*place, error) 
 		return nil, err
 	}
 	p := &place{root, dedup.Options{Blob: b, FS: vfs.OS(), SpoolDir: filepath.Join(root, "spool"),
-		IndexDir: filepath.Join(root, "index"), Key: key, Owner: "storebench"}}
+		IndexDir: filepath.Join(root, "index"), Key: key, Owner: "storebench",
+		FrameMemory: frameMemory, FramesHeld: func(n int64) { debug.SetMemoryLimit(memoryLimit + n) }}}
 	if change != nil {
 		change(&p.opts)
 	}
