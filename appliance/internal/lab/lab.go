@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"coffer/appliance/internal/lab/debian"
 )
 
 //go:embed *.sh
@@ -117,6 +119,17 @@ func Guest(t testing.TB, dir, name, format, mode string) string {
 	defer unlock()
 	path := filepath.Join(dir, name)
 	run(t, nil, "/bin/bash", script(t, dir, "mkguest.sh"), "-o", path, "-f", format, "-m", mode, "-c", cache)
+	return path
+}
+
+// Debian puts the disk of a Debian guest (see package debian) into a directory, and returns its path. Its format is raw.
+func Debian(t testing.TB, dir, name string) string {
+	t.Helper()
+	Need(t, debian.Programs...)
+	path := filepath.Join(dir, name)
+	if err := debian.Disk(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
 	return path
 }
 

@@ -73,6 +73,7 @@ type Domain struct {
 	Disks      []Disk // vda, vdb, …
 	Mode       string // of a guest: what it does
 	Serial     string // file that gets its console; empty: none
+	MiB        int    // of memory; 0: 256
 	Agent      bool   // has a channel for a guest agent
 	Extra      string // XML of further devices
 	OS         string // XML within <os>
@@ -101,10 +102,14 @@ func (l *Libvirt) xml(d Domain) string {
 	if d.UUID != "" {
 		fmt.Fprintf(&b, "<uuid>%s</uuid>", d.UUID)
 	}
-	fmt.Fprintf(&b, `<memory unit='MiB'>256</memory><vcpu>1</vcpu>
+	mib := d.MiB
+	if mib == 0 {
+		mib = 256
+	}
+	fmt.Fprintf(&b, `<memory unit='MiB'>%d</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type>%s<boot dev='hd'/><smbios mode='sysinfo'/></os>
 <sysinfo type='smbios'><system><entry name='serial'>mode=%s</entry></system></sysinfo>
-<features><acpi/><apic/></features><on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash><devices>`, d.OS, d.Mode)
+<features><acpi/><apic/></features><on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash><devices>`, mib, d.OS, d.Mode)
 	for i, disk := range d.Disks {
 		fmt.Fprintf(&b, "<disk type='file' device='disk'><driver name='qemu' type='%s' discard='unmap'/><source file='%s'/><target dev='vd%c' bus='virtio'/></disk>\n",
 			disk.Format, disk.Path, 'a'+i)
