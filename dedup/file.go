@@ -95,6 +95,27 @@ func (f *File) Bytes(ctx context.Context, p []byte, off int64) ([]byte, error) {
 	return p, f.fill(ctx, p, uint64(off))
 }
 
+// Lend returns bytes from off on out of the source's cache, at least one and at most n, shared and read only: as far as one
+// chunk has them. None where there is a hole. The range must lie inside the file.
+func (f *File) Lend(ctx context.Context, off, n int64) ([]byte, error) {
+	if err := f.inside(off, n); err != nil || n == 0 {
+		return nil, err
+	}
+	from, end := uint64(off), uint64(off+n)
+	f.readAhead(ctx, from, end-from)
+	x, err := f.layout.extent(ctx, from)
+	if err != nil || x.Hole {
+		return nil, err
+	}
+	next := min(x.Offset+x.Length, end)
+	f.bring(ctx, next, end)
+	chunk, err := f.chunk(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	return chunk[from-x.Offset : next-x.Offset], nil
+}
+
 func (f *File) inside(off, n int64) error {
 	if off < 0 || n < 0 || uint64(off) > f.size || uint64(n) > f.size-uint64(off) {
 		return &Error{Kind: Invalid, Op: "read file", Err: fmt.Errorf("%d bytes at %d of %d: %w", n, off, f.size, io.ErrUnexpectedEOF)}

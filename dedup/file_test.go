@@ -163,6 +163,13 @@ func checkFile(t *testing.T, seed uint64, m *fileMemory, e recipe.Entry, content
 				if err != nil || !bytes.Equal(got, content[off:off+len(p)]) {
 					return errors.Join(err, errors.New("other bytes without a copy"))
 				}
+				lent, err := f.Lend(context.Background(), int64(off), int64(len(p)))
+				if err != nil || len(lent) > len(p) || !bytes.Equal(lent, p[:len(lent)]) {
+					return errors.Join(err, errors.New("other bytes are lent"))
+				}
+				if len(lent) == 0 && len(p) > 0 && p[0] != 0 {
+					return errors.New("nothing is lent where there is no hole")
+				}
 			}
 			return nil
 		})
@@ -209,6 +216,9 @@ func checkBeyond(t *testing.T, f *File) {
 		err := f.ReadAt(t.Context(), make([]byte, c.n), c.off)
 		if KindOf(err) != Invalid || !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("%d bytes at %d of %d: %v", c.n, c.off, f.Size(), err)
+		}
+		if _, err := f.Lend(t.Context(), c.off, c.n); KindOf(err) != Invalid {
+			t.Errorf("lend %d bytes at %d of %d: %v", c.n, c.off, f.Size(), err)
 		}
 	}
 }

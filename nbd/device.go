@@ -39,6 +39,13 @@ type Mapper interface {
 	Extents(ctx context.Context, off, n int64, yield func(n int64, f ExtentFlags) bool) error
 }
 
+// Lender is a Device that has bytes in memory which can be sent without a copy.
+type Lender interface {
+	// Lend returns bytes from off on, at least one and at most n: nobody changes them as long as somebody refers to them. None,
+	// and no error, where they have to be read.
+	Lend(ctx context.Context, off, n int64) ([]byte, error)
+}
+
 // Cacher is a Device that can fetch a range ahead of its reading.
 type Cacher interface {
 	Cache(ctx context.Context, off, n int64) error

@@ -16,7 +16,8 @@ const (
 	smallBuffer = 64 << 10 // buffers up to here do not count against a connection's share
 )
 
-// buffer holds one payload. Its size is a power of two: that is what counts against the budget.
+// buffer holds one payload, or stands for one that is lent and has no memory of its own. Its size is a power of two: that is
+// what counts against the budget.
 type buffer struct {
 	mem   []byte
 	class int
@@ -53,9 +54,22 @@ type share struct {
 
 func (m *memory) share() *share { return &share{m: m, large: semaphore.NewWeighted(m.limit / 2)} }
 
-// get waits for n bytes of the budget; before it waits it calls yield. INVARIANT: whoever waits here holds no buffer that
-// is not being sent, so that holders need nothing but their peer or device to go on, and peers have their time limits.
+// get returns a buffer for n bytes when it has them of the budget.
 func (s *share) get(ctx context.Context, n int, yield func()) (*buffer, error) {
+	b, err := s.charge(ctx, n, yield)
+	if err != nil {
+		return nil, err
+	}
+	if pooled, ok := s.m.pools[b.class].Get().(*buffer); ok {
+		return pooled, nil
+	}
+	b.mem = make([]byte, headRoom+1<<b.class)
+	return b, nil
+}
+
+// charge waits for n bytes of the budget, for memory that is somebody else's; before it waits it calls yield. INVARIANT: whoever waits here holds no buffer that
+// is not being sent, so that holders need nothing but their peer or device to go on, and peers have their time limits.
+func (s *share) charge(ctx context.Context, n int, yield func()) (*buffer, error) {
 	class := classOf(n)
 	weight := int64(1) << class
 	if weight > smallBuffer {
@@ -69,10 +83,7 @@ func (s *share) get(ctx context.Context, n int, yield func()) (*buffer, error) {
 		}
 		return nil, err
 	}
-	if b, ok := s.m.pools[class].Get().(*buffer); ok {
-		return b, nil
-	}
-	return &buffer{mem: make([]byte, headRoom+int(weight)), class: class}, nil
+	return &buffer{class: class}, nil
 }
 
 func acquire(ctx context.Context, w *semaphore.Weighted, n int64, yield func()) error {
@@ -85,7 +96,9 @@ func acquire(ctx context.Context, w *semaphore.Weighted, n int64, yield func()) 
 
 func (s *share) put(b *buffer) {
 	weight := int64(1) << b.class
-	s.m.pools[b.class].Put(b)
+	if b.mem != nil {
+		s.m.pools[b.class].Put(b)
+	}
 	s.m.budget.Release(weight)
 	if weight > smallBuffer {
 		s.large.Release(weight)

@@ -231,14 +231,50 @@ func (k *task) readData(off int64, n int, whole, last bool) bool {
 		if !whole {
 			piece = min(n, fragment)
 		}
-		if err := k.readPiece(off, piece, last && piece == n); err != nil {
+		sent, err := 0, error(nil)
+		if !whole && piece > inlineLimit {
+			sent, err = k.lend(off, piece, last && piece == n)
+		}
+		if sent == 0 && err == nil {
+			sent, err = piece, k.readPiece(off, piece, last && piece == n)
+		}
+		if err != nil {
 			k.t.report(k.r, err)
 			k.fail(ErrnoOf(err))
 			return false
 		}
-		off, n = off+int64(piece), n-piece
+		off, n = off+int64(sent), n-sent
 	}
 	return true
+}
+
+// lend sends the first bytes of a range out of the device's memory, and returns how many: 0 where they must be read. last is
+// for the whole range.
+func (k *task) lend(off int64, n int, last bool) (int, error) {
+	t := k.t
+	l, ok := t.exp.Device.(Lender)
+	if !ok {
+		return 0, nil
+	}
+	p, err := l.Lend(t.ctx, off, int64(n))
+	if err != nil || len(p) == 0 {
+		return 0, err
+	}
+	b, err := t.mem.charge(t.ctx, len(p), k.yield)
+	if err != nil {
+		return 0, err
+	}
+	k.send(packet{head: t.dataChunk(nil, k.r, off, len(p), last && len(p) == n), body: p, owner: &reply{t: t, buf: b, last: last && len(p) == n}})
+	return len(p), nil
+}
+
+// dataChunk appends the header of a chunk of data.
+func (t *transmission) dataChunk(b []byte, r request, off int64, n int, last bool) []byte {
+	h := chunkHeader{Type: chunkOffsetData, Handle: r.Handle, Length: offsetSize + uint32(n)}
+	if last {
+		h.Flags = chunkDone
+	}
+	return be.AppendUint64(appendChunk(b, h), uint64(off))
 }
 
 func (k *task) readPiece(off int64, n int, last bool) error {
@@ -258,11 +294,7 @@ func (k *task) readPiece(off int64, n int, last bool) error {
 	var space [chunkHeaderSize + offsetSize]byte
 	head := space[:0]
 	if t.structured {
-		h := chunkHeader{Type: chunkOffsetData, Handle: k.r.Handle, Length: offsetSize + uint32(n)}
-		if last {
-			h.Flags = chunkDone
-		}
-		head = be.AppendUint64(appendChunk(head, h), uint64(off))
+		head = t.dataChunk(head, k.r, off, n, last)
 	} else {
 		head = appendSimpleReply(head, k.r.Handle, 0)
 	}

@@ -207,6 +207,65 @@ func TestFragments(t *testing.T) {
 	}
 }
 
+// lending lends pieces of its second MiB, has to be read elsewhere, and fails at a bad place.
+type lending struct {
+	readOnly
+	data  []byte
+	piece int64
+	bad   int64
+}
+
+func (l lending) Lend(_ context.Context, off, n int64) ([]byte, error) {
+	switch {
+	case off <= l.bad && l.bad < off+n && off >= l.bad-l.piece:
+		return nil, errors.New("a bad place")
+	case off < 1<<20 || off >= 2<<20:
+		return nil, nil
+	}
+	n = min(n, l.piece, 2<<20-off)
+	return l.data[off : off+n], nil
+}
+
+// What is lent is sent as it is; what is not is read; a failure in the middle is an error chunk.
+func TestLentReads(t *testing.T) {
+	d, want := filled(t, 4<<20)
+	reads := 0
+	d.Before = func(_ context.Context, op string, _, _ int64) error {
+		if op == "read" {
+			reads++
+		}
+		return nil
+	}
+	r, _ := piped(t, nbdtest.Of("", lending{readOnly{d}, want, 300_000, 1<<20 + 700_000}), nbd.ServerOptions{MaxRequest: 1 << 20, MemoryBudget: 4 << 20})
+	r.enter(true, false)
+	for _, c := range []struct {
+		off    uint64
+		n      uint32
+		flags  uint16
+		chunks string
+		reads  int
+	}{
+		{1 << 20, 200_000, 0, "[1]", 0},
+		{1 << 20, 350_000, 0, "[1 1]", 1}, // the rest is too short to be lent
+		{1 << 20, 400_000, 0, "[1 1]", 0},
+		{1 << 20, 400_000, flagDF, "[1]", 1},
+		{1<<20 + 1, 4096, 0, "[1]", 1},
+		{500_000, 200_000, 0, "[1]", 1},
+		{2 << 20, 1 << 20, 0, "[1]", 1},
+		{1 << 20, 1 << 20, 0, fmt.Sprint([]uint16{1, 1, 1<<15 | 1}), 0},
+	} {
+		reads = 0
+		r.request(cmdRead, c.flags, 1, c.off, c.n)
+		data, kinds := r.collect(c.off, int(c.n))
+		if fmt.Sprint(kinds) != c.chunks || reads != c.reads {
+			t.Errorf("%d bytes at %d, flags %d: chunks %v, %d reads; want %s, %d", c.n, c.off, c.flags, kinds, reads, c.chunks, c.reads)
+		}
+		if kinds[len(kinds)-1] == 1 && !bytes.Equal(data, want[c.off:c.off+uint64(c.n)]) {
+			t.Errorf("%d bytes at %d, flags %d: other bytes", c.n, c.off, c.flags)
+		}
+	}
+}
+
 func TestBlockStatus(t *testing.T) {
 	d := nbdtest.NewMem(64 << 20)
 	for off := int64(0); off < d.Size(); off += 8192 {

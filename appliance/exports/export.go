@@ -239,6 +239,7 @@ type base struct{ e *export }
 var (
 	_ nbd.Device = base{}
 	_ nbd.Mapper = base{}
+	_ nbd.Lender = base{}
 )
 
 func (b base) Size() int64 { return b.e.rec.Size }
@@ -249,6 +250,14 @@ func (b base) ReadAt(ctx context.Context, p []byte, off int64) error {
 		return err
 	}
 	return d.ReadAt(ctx, p, off)
+}
+
+func (b base) Lend(ctx context.Context, off, n int64) ([]byte, error) {
+	d, err := b.e.device(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return d.Lend(ctx, off, n)
 }
 
 func (b base) Extents(ctx context.Context, off, n int64, yield func(n int64, f nbd.ExtentFlags) bool) error {

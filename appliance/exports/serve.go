@@ -208,6 +208,7 @@ var (
 	_ nbd.Device     = (*conn)(nil)
 	_ nbd.Mapper     = (*conn)(nil)
 	_ nbd.BlockSizer = (*conn)(nil)
+	_ nbd.Lender     = (*conn)(nil)
 	_ nbd.Writer     = writeConn{}
 )
 
@@ -257,6 +258,21 @@ func (c *conn) ReadAt(ctx context.Context, p []byte, off int64) error {
 	}
 	c.e.read.Add(int64(len(p)))
 	return nil
+}
+
+// Lend implements nbd.Lender. An overlay lends nothing.
+func (c *conn) Lend(ctx context.Context, off, n int64) ([]byte, error) {
+	d, err := c.disk()
+	l, ok := d.(nbd.Lender)
+	if err != nil || !ok {
+		return nil, told(err)
+	}
+	p, err := l.Lend(ctx, off, n)
+	if err != nil {
+		return nil, told(err)
+	}
+	c.e.read.Add(int64(len(p)))
+	return p, nil
 }
 
 func (c *conn) Extents(ctx context.Context, off, n int64, yield func(n int64, f nbd.ExtentFlags) bool) error {

@@ -11,8 +11,8 @@ import (
 	"coffer/nbd"
 )
 
-// Read checks that a device reads as the reference says, whole and in pieces, and that its map, if it has one, covers it
-// and calls zero only what is.
+// Read checks that a device reads as the reference says, whole and in pieces, that it lends the same bytes, if it lends any, and
+// that its map, if it has one, covers it and calls zero only what is.
 func Read(t *testing.T, d nbd.Device, want []byte) {
 	t.Helper()
 	if d.Size() != int64(len(want)) {
@@ -28,6 +28,12 @@ func Read(t *testing.T, d nbd.Device, want []byte) {
 		}
 		if !bytes.Equal(p, want[off:off+n]) {
 			t.Fatalf("read %d bytes at %d: other bytes than were written", n, off)
+		}
+		if l, ok := d.(nbd.Lender); ok {
+			q, err := l.Lend(ctx, int64(off), int64(n))
+			if err != nil || len(q) > n || !bytes.Equal(q, p[:len(q)]) {
+				t.Fatalf("%d bytes at %d: %d others are lent: %v", n, off, len(q), err)
+			}
 		}
 	}
 	if m, ok := d.(nbd.Mapper); ok {

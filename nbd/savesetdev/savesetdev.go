@@ -134,6 +134,7 @@ type Device struct{ file *dedup.File }
 var (
 	_ nbd.Device     = (*Device)(nil)
 	_ nbd.Mapper     = (*Device)(nil)
+	_ nbd.Lender     = (*Device)(nil)
 	_ nbd.BlockSizer = (*Device)(nil)
 )
 
@@ -161,6 +162,11 @@ func (d *Device) Size() int64 { return d.file.Size() }
 // ReadAt implements nbd.Device.
 func (d *Device) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return d.file.ReadAt(ctx, p, off)
+}
+
+// Lend implements nbd.Lender.
+func (d *Device) Lend(ctx context.Context, off, n int64) ([]byte, error) {
+	return d.file.Lend(ctx, off, n)
 }
 
 // Extents implements nbd.Mapper. A hole reads as zeroes.
