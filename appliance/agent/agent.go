@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -135,7 +136,7 @@ func load(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, server: st.server, runs: map[string]context.CancelCauseFunc{}}
 	a.identity.Store(st.identity)
-	a.guests = vm.Machines{Dial: a.dialNBD, RunDir: cfg.RunDir, Logger: cfg.Logger}
+	a.guests = vm.Machines{Dial: a.dialNBD, RunDir: cfg.RunDir, StateDir: filepath.Join(cfg.StateDir, "machines"), Logger: cfg.Logger}
 	host, _ := os.Hostname()
 	a.link = uplink.NewLink(uplink.Options{
 		Dial: a.dial,

@@ -96,7 +96,7 @@ func (x *machine) boot(ctx context.Context) error {
 		var reply *sms.MachineReply
 		reply, err = x.order(ctx, sms.MachineOrder{Verb: sms.MachineBoot, Disks: ordered(x.snapshot().Disks), Definition: def}, bootPatience)
 		if err == nil {
-			x.runs(reply)
+			x.runs(reply, true)
 			return nil
 		}
 	}
@@ -107,10 +107,10 @@ func (x *machine) boot(ctx context.Context) error {
 	return nil
 }
 
-// runs notes that the machine runs.
-func (x *machine) runs(reply *sms.MachineReply) {
+// runs notes that the machine runs, and whether the agent is known to have its exports.
+func (x *machine) runs(reply *sms.MachineReply, attached bool) {
 	x.mu.Lock()
-	x.attached, x.state = true, reply.State
+	x.attached, x.state = attached, reply.State
 	x.mu.Unlock()
 	x.change(func(r *record) {
 		r.State, r.UUID, r.Problem = Running, reply.UUID, ""
@@ -136,7 +136,7 @@ func (x *machine) restore(ctx context.Context) error {
 	if err == nil {
 		x.change(func(r *record) { r.Ordered = true })
 		r := x.snapshot()
-		_, err = x.order(ctx, sms.MachineOrder{Verb: sms.MachineRestore, Disks: ordered(r.Disks), Definition: def, Pool: r.Pool, Format: r.Format}, bootPatience)
+		_, err = x.order(ctx, sms.MachineOrder{Verb: sms.MachineRestore, Disks: ordered(r.Disks), Definition: def}, bootPatience)
 		if err == nil {
 			return nil
 		}
@@ -148,10 +148,13 @@ func (x *machine) restore(ctx context.Context) error {
 	return nil
 }
 
+// expected is the work on a machine that the agent should know of.
+var expected = map[State]sms.MachineVerb{Booting: sms.MachineBoot, Moving: sms.MachineMove, Restoring: sms.MachineRestore}
+
 // look asks the host how the machine is. An agent that does not know it is told.
 func (x *machine) look(ctx context.Context) error {
 	r := x.snapshot()
-	o := sms.MachineOrder{Verb: sms.MachineState}
+	o := sms.MachineOrder{Verb: sms.MachineState, Expect: expected[r.State]}
 	x.mu.Lock()
 	attach, conns := !x.attached && (r.State == Running || r.State == Moving), x.conns
 	x.mu.Unlock()
@@ -192,10 +195,11 @@ func (x *machine) setJob(j *sms.MachineJob) {
 // booted takes up a boot whose answer nobody here has heard.
 func (x *machine) booted(reply *sms.MachineReply) {
 	if reply.UUID == "" {
-		x.fail(errors.New("the appliance was stopped while the host booted it"))
+		x.fail(errors.New("the agent or the appliance was stopped while the host booted it"))
 		return
 	}
-	x.runs(reply)
+	x.runs(reply, false)
+	x.wake()
 }
 
 func (x *machine) restoring(j *sms.MachineJob) {
@@ -223,17 +227,21 @@ func orElse(s, other string) string {
 func (x *machine) running(r record, reply *sms.MachineReply) {
 	j := reply.Job
 	moving := j != nil && j.Verb == sms.MachineMove
+	problem := ""
+	if moving && j.Error != "" {
+		problem = "the move failed: " + j.Error
+	}
 	switch {
 	case moving && j.Finished && j.Error == "":
 		x.change(func(r *record) { r.State, r.Problem = Moved, "" })
 		x.wake()
 	case reply.State == "" || reply.State == "shut off":
-		x.change(func(r *record) { r.State, r.UUID, r.Problem = Stopped, "", "" })
+		x.change(func(r *record) { r.State, r.UUID, r.Problem = Stopped, "", problem })
 		x.wake()
 	case moving && !j.Finished:
 		x.change(func(r *record) { r.State, r.Problem = Moving, "" })
 	case moving:
-		x.change(func(r *record) { r.State, r.Problem = Running, "the move failed: "+j.Error })
+		x.change(func(r *record) { r.State, r.Problem = Running, problem })
 	case r.State == Moving:
 		x.change(func(r *record) { r.State, r.Problem = Running, "the move was cut off: the agent was stopped" })
 	default:

@@ -121,6 +121,7 @@ func (x *machine) trouble(err error) {
 func (x *machine) order(ctx context.Context, o sms.MachineOrder, patience time.Duration) (*sms.MachineReply, error) {
 	r := x.snapshot()
 	o.ID, o.URI, o.UUID = r.ID, r.URI, r.UUID
+	o.Pool, o.Format = r.Pool, r.Format
 	if !x.m.o.Agents.Online(r.Host) {
 		return nil, failf(Offline, nil, "the agent of client %s is not connected", r.Host)
 	}
@@ -185,11 +186,13 @@ func (x *machine) move(ctx context.Context, pool, format string) error {
 	if r := x.snapshot(); r.State != Running {
 		return failf(Conflict, nil, "machine %s is %s: one that runs can be moved", r.Name, r.State)
 	}
-	if _, err := x.order(ctx, sms.MachineOrder{Verb: sms.MachineMove, Pool: pool, Format: format}, orderPatience); err != nil {
+	// It is noted first, so that what is made for it on the host is found again.
+	x.change(func(r *record) { r.State, r.Pool, r.Format, r.Problem = Moving, pool, format, "" })
+	x.setJob(nil)
+	if _, err := x.order(ctx, sms.MachineOrder{Verb: sms.MachineMove}, orderPatience); err != nil {
+		x.change(func(r *record) { r.State = Running }) // where it began all the same, the next look sees it
 		return err
 	}
-	x.setJob(nil)
-	x.change(func(r *record) { r.State, r.Pool, r.Format, r.Problem = Moving, pool, format, "" })
 	return nil
 }
 

@@ -332,6 +332,37 @@ func TestBootAndMove(t *testing.T) {
 	}
 }
 
+// The agent is killed while it moves or boots a machine, and knows nothing of it in its next life: it is told what was going on.
+func TestAgentKilled(t *testing.T) {
+	r := newRig(t)
+	m := r.manager()
+	i := r.awaitState(m, r.boot(m).ID, Running)
+	_, err := m.Move(t.Context(), "shop", "ssd", "raw")
+	must(t, err)
+	r.host.set(func() { r.host.known, r.host.job = false, nil })
+	m.Connected("kvm1")
+	r.await(m, i.ID, "attached again", func(Info) bool { return slices.Contains(r.host.verbs(), sms.MachineAttach) })
+	if o := r.host.last(sms.MachineAttach); o.Expect != sms.MachineMove || o.Pool != "ssd" || o.Format != "raw" || len(o.Disks) != 2 {
+		t.Errorf("attached by %+v", o)
+	}
+	// The host has stopped meanwhile: what became of the move is not forgotten, and the machine can be dropped.
+	r.host.set(func() {
+		r.host.state, r.host.job = "", &sms.MachineJob{Verb: sms.MachineMove, Finished: true, Error: "the machine stopped"}
+	})
+	r.await(m, i.ID, "stopped", func(i Info) bool { return i.State == Stopped && strings.Contains(i.Problem, "the machine stopped") })
+	must(t, m.Drop(t.Context(), i.ID, false))
+	if o := r.host.last(sms.MachineDrop); o.Pool != "ssd" {
+		t.Errorf("dropped by %+v", o)
+	}
+	r.nothingLeft()
+	// A move that the agent refuses leaves the machine as it was.
+	i = r.awaitState(m, r.boot(m).ID, Running)
+	r.host.set(func() { r.host.refuse = map[sms.MachineVerb]error{sms.MachineMove: refused("no such pool")} })
+	if _, err := m.Move(t.Context(), i.ID, "nil", ""); err == nil || m.List()[0].State != Running {
+		t.Errorf("moved: %v, %+v", err, m.List())
+	}
+}
+
 // What fails leaves nothing, on the host too, also where the host is away when it fails.
 func TestFailedBoot(t *testing.T) {
 	r := newRig(t)
@@ -378,8 +409,9 @@ func TestKilledWhileBooting(t *testing.T) {
 				}
 			})
 			m = r.manager()
-			if runs {
+			if runs { // the agent may be a new one
 				r.awaitState(m, i.ID, Running)
+				r.await(m, i.ID, "attached", func(Info) bool { return slices.Contains(r.host.verbs(), sms.MachineAttach) })
 				must(t, m.Drop(t.Context(), i.ID, false))
 			}
 			r.await(m, i.ID, "over", func(i Info) bool { return i.Over })

@@ -37,9 +37,12 @@ type MachineOrder struct {
 
 	// Definition says what boot and restore make.
 	Definition *MachineDefinition `json:"definition,omitempty"`
-	// Pool and Format (raw, qcow2) of the images that move and restore make.
+	// Pool and Format (raw, qcow2) of the images that move and restore make. Later orders repeat them.
 	Pool   string `json:"pool,omitempty"`
 	Format string `json:"format,omitempty"`
+	// Expect, of state and attach, is what the appliance believes is going on: boot, move or restore. An agent that knows
+	// nothing of it was killed meanwhile: it finds out what became of it, and goes on with a move.
+	Expect MachineVerb `json:"expect,omitempty"`
 }
 
 // MachineDisk is a disk and the export that it is.

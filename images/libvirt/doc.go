@@ -14,6 +14,7 @@
 //	clean.go      what a killed run left
 //	quiesce.go    freezing the guest's file systems
 //	changed.go    which ranges of a disk a backup reads
+//	machine.go    definition of machines; move.go copies of their disks; volume.go images in storage pools
 //
 // Whoever adds to it (definition and boot of machines, block jobs) takes Conn.Raw for calls that rpc does not list, adds them
 // to rpc when tests want a fake, and makes a file for each noun. Conn.Files reads and removes files of the host, whether it is

@@ -97,6 +97,7 @@ type Disk struct {
 	Format string // raw, qcow2, …: the driver's, never a guess
 	Source string // file, block, network, volume, … or empty
 	Path   string // of the file or block device on the host
+	Socket string // of an NBD disk that is reached through a unix socket
 	// Backing is the chain below, as far as the host's libvirtd tells it.
 	Backing  []Layer
 	ReadOnly bool
@@ -177,6 +178,7 @@ func diskOf(x *libvirtxml.DomainDisk) (Disk, error) {
 		d.Format = x.Driver.Type
 	}
 	d.Source, d.Path = sourceOf(x.Source)
+	d.Socket = socketOf(x.Source)
 	for b := x.BackingStore; b != nil && b.Source != nil && len(d.Backing) < 64; b = b.BackingStore {
 		layer := Layer{Format: "raw"}
 		kind, file := sourceOf(b.Source)
@@ -226,6 +228,19 @@ func sourceOf(s *libvirtxml.DomainDiskSource) (kind, file string) {
 		return "vhostvdpa", ""
 	}
 	return "", ""
+}
+
+// socketOf is the unix socket of an NBD disk.
+func socketOf(s *libvirtxml.DomainDiskSource) string {
+	if s == nil || s.Network == nil || s.Network.Protocol != "nbd" {
+		return ""
+	}
+	for _, h := range s.Network.Hosts {
+		if h.Transport == "unix" {
+			return h.Socket
+		}
+	}
+	return ""
 }
 
 func nvramOf(n *libvirtxml.DomainNVRam) string {

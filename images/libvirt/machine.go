@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
@@ -261,14 +263,50 @@ func (c *Conn) Destroy(ctx context.Context, d *Domain) error {
 	return failure("stop "+d.Name, err)
 }
 
-// Undefine removes a definition, with the firmware's variables and notes of checkpoints. No definition is no error.
+// Undefine removes a definition with its notes of checkpoints. The firmware's variables stay, as the disks do. No definition
+// is no error.
 func (c *Conn) Undefine(ctx context.Context, d *Domain) error {
-	flags := golibvirt.DomainUndefineNvram | golibvirt.DomainUndefineCheckpointsMetadata
+	flags := golibvirt.DomainUndefineKeepNvram | golibvirt.DomainUndefineCheckpointsMetadata
 	err := c.await(ctx, func() error { return c.raw.DomainUndefineFlags(d.ref, flags) })
 	if n := codeOf(err); n == golibvirt.ErrNoDomain || n == golibvirt.ErrOperationInvalid {
 		return nil
 	}
 	return failure("remove the definition of "+d.Name, err)
+}
+
+// Rename gives a machine that is off another name. libvirt refuses it for one with checkpoints: their notes go first.
+func (c *Conn) Rename(ctx context.Context, d *Domain, name string) error {
+	op := fmt.Sprintf("rename %s to %s", d.Name, name)
+	if err := c.ForgetCheckpoints(ctx, d); err != nil {
+		return failure(op, err)
+	}
+	err := c.await(ctx, func() error {
+		_, err := c.raw.DomainRename(d.ref, golibvirt.OptString{name}, 0)
+		return err
+	})
+	if err != nil {
+		return failure(op, err)
+	}
+	d.Name, d.ref.Name = name, name
+	return nil
+}
+
+// ForgetCheckpoints takes the checkpoints of a machine off libvirt's books, and leaves its images alone.
+func (c *Conn) ForgetCheckpoints(ctx context.Context, d *Domain) error {
+	refs, err := c.checkpoints(ctx, d)
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for _, ref := range slices.Backward(refs) {
+		err := c.call(ctx, "forget checkpoint "+ref.Name, func(lv rpc) error {
+			return lv.DomainCheckpointDelete(ref, golibvirt.DomainCheckpointDeleteMetadataOnly)
+		})
+		if codeOf(err) != golibvirt.ErrNoDomainCheckpoint {
+			faults = append(faults, err)
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // Resume lets a paused machine go on.
@@ -286,18 +324,13 @@ func (c *Conn) PausedByError(ctx context.Context, d *Domain) (bool, error) {
 	return err == nil && stateOf(state) == StatePaused && golibvirt.DomainPausedReason(reason) == golibvirt.DomainPausedIoerror, err
 }
 
-// Persist makes a running transient machine stay, as it runs now.
-func (c *Conn) Persist(ctx context.Context, d *Domain) error {
-	var xml string
-	err := c.call(ctx, "read the definition of "+d.Name, func(lv rpc) (err error) {
+// Definition is the XML that makes a running machine stay as it runs now, when it is defined.
+func (c *Conn) Definition(ctx context.Context, d *Domain) (xml string, err error) {
+	err = c.call(ctx, "read the definition of "+d.Name, func(lv rpc) (err error) {
 		xml, err = lv.DomainGetXMLDesc(d.ref, golibvirt.DomainXMLInactive|golibvirt.DomainXMLSecure)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	_, err = c.Define(ctx, xml)
-	return err
+	return xml, err
 }
 
 // Identity reads the name and UUID in a definition.

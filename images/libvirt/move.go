@@ -84,9 +84,11 @@ func (c *Conn) Pivot(ctx context.Context, d *Domain, target string) error {
 	return failure(fmt.Sprintf("change disk %s of %s over to its copy", target, d.Name), err)
 }
 
-// AbortCopy ends the copying of a disk: the machine goes on with the one that it has. No job is no error.
+// AbortCopy ends the copying of a disk: the machine goes on with the one that it has. No job, or no
+// machine, is no error.
 func (c *Conn) AbortCopy(ctx context.Context, d *Domain, target string) error {
-	if _, found, err := c.blockJob(ctx, d, target); err == nil && !found {
+	_, found, err := c.blockJob(ctx, d, target)
+	if n := codeOf(err); err == nil && !found || n == golibvirt.ErrNoDomain || n == golibvirt.ErrOperationInvalid { // it stopped
 		return nil
 	}
 	return failure(fmt.Sprintf("end the copying of disk %s of %s", target, d.Name), c.await(ctx, func() error {

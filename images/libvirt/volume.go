@@ -78,3 +78,37 @@ func (c *Conn) DeleteVolume(ctx context.Context, v *Volume) error {
 	}
 	return failure("remove volume "+v.Name, err)
 }
+
+// Volumes lists the images of a storage pool whose names ours takes. A pool that is not there has none.
+func (c *Conn) Volumes(ctx context.Context, pool string, ours func(name string) bool) ([]*Volume, error) {
+	op := "list the volumes of storage pool " + pool
+	var out []*Volume
+	err := c.await(ctx, func() error {
+		p, err := c.raw.StoragePoolLookupByName(pool)
+		if err != nil {
+			return err
+		}
+		_ = c.raw.StoragePoolRefresh(p, 0) // refused while images are made there: then it is fresh
+		refs, _, err := c.raw.StoragePoolListAllVolumes(p, 1, 0)
+		if err != nil {
+			return err
+		}
+		for _, ref := range refs {
+			if !ours(ref.Name) {
+				continue
+			}
+			v := &Volume{Name: ref.Name, ref: ref}
+			if v.File.Path, err = c.raw.StorageVolGetPath(ref); codeOf(err) == golibvirt.ErrNoStorageVol {
+				continue
+			} else if err != nil {
+				return err
+			}
+			out = append(out, v)
+		}
+		return nil
+	})
+	if codeOf(err) == golibvirt.ErrNoStoragePool {
+		return nil, nil
+	}
+	return out, failure(op, err)
+}

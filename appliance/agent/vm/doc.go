@@ -26,8 +26,13 @@
 // it left, all but the checkpoints of savesets that the appliance still builds on. A run that fails deletes its own checkpoint,
 // unless it asked for the commit: then the appliance may have made the saveset, and the next run knows.
 //
+// # Machines on exports
+//
+// Machines boots, moves and restores machines as the appliance orders: relays.go carries their disks, move.go and restore.go are
+// its long works. What they make on a host bears the machine's id (leftover.go), so that an agent that was killed finds it
+// again: it goes on with a move, and takes a restore back that did not come to its end.
+//
 // # Where to add
 //
-// host.go is what is needed of a hypervisor, list.go the inventory for orders. Restore, boot and moving of machines go into
-// files of their own; Locks keeps two of them, or a backup, from working on one machine at the same time.
+// host.go is what is needed of a hypervisor, list.go the inventory for orders. Locks keeps two of them, or a backup, from working on one machine at the same time.
 package vm

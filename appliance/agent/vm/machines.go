@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -20,12 +20,14 @@ const DefaultRunDir = "/run/coffer-agent"
 // watchEvery is how often a machine on exports is looked at: one that is paused because a disk failed is told to go on.
 const watchEvery = 2 * time.Second
 
-// Machines are those that run from exports on hosts of this agent, or are being made from them. It keeps nothing that it
-// needs: after a restart the appliance tells it again (sms.MachineAttach). Methods may be called from many goroutines.
+// Machines are those that run from exports on hosts of this agent, or are being made from them. After a restart the appliance
+// tells it of them again (sms.MachineAttach), and it finds on the host how far its work on them was; see changeover for the one
+// exception. Methods may be called from many goroutines.
 type Machines struct {
-	Dial   dialer // to the appliance's NBD server
-	RunDir string
-	Logger *slog.Logger
+	Dial     dialer // to the appliance's NBD server
+	RunDir   string // of sockets
+	StateDir string // of changeovers
+	Logger   *slog.Logger
 
 	mu   sync.Mutex
 	m    map[string]*machine // guarded by mu
@@ -84,6 +86,7 @@ func (ms *Machines) Order(ctx context.Context, o sms.MachineOrder) (*sms.Machine
 	case sms.MachineRelease:
 		err = ms.release(m)
 	case sms.MachineState:
+		err = ms.takeUp(ctx, c, m, o)
 	default:
 		err = fmt.Errorf("this agent does not know how to %q a machine", o.Verb)
 	}
@@ -160,7 +163,7 @@ func (ms *Machines) openRelays(ctx context.Context, c *libvirt.Conn, m *machine,
 	if err != nil {
 		return err
 	}
-	m.relays, err = openRelays(ctx, filepath.Join(ms.RunDir, m.id), disks, ms.Dial, m.log, user, chown)
+	m.relays, err = openRelays(ctx, ms.socketDir(m.id), disks, ms.Dial, m.log, user, chown)
 	return err
 }
 
@@ -212,20 +215,23 @@ func (m *machine) undo() error {
 	return err
 }
 
-// attach reaches the exports of a machine that runs, and has it go on.
+// attach reaches the exports of a machine that runs, and has it go on, with its move, too.
 func (ms *Machines) attach(ctx context.Context, c *libvirt.Conn, m *machine, o sms.MachineOrder) error {
-	d, err := c.Domain(ctx, o.UUID, "")
-	if libvirt.KindOf(err) == libvirt.KindNoDomain {
-		return nil // it has stopped; describe says so
-	}
+	d, err := ms.locate(ctx, c, m, o.UUID)
 	if err != nil {
 		return err
+	}
+	if over, err := ms.takeUpMove(ctx, c, m, o, d); over || err != nil {
+		return err // describe says how it is
 	}
 	if err := ms.openRelays(ctx, c, m, o.Disks); err != nil {
 		return err
 	}
 	m.uuid, m.nvram = d.UUID, nvramPath(m.id)
 	ms.watch(m)
+	if o.Expect == sms.MachineMove && m.currentJob() == nil {
+		return ms.move(ctx, c, m, o)
+	}
 	return nil
 }
 
@@ -297,30 +303,27 @@ func (m *machine) unwatch() {
 	}
 }
 
-// drop ends a machine.
+// drop ends a machine, with all that was made for it.
 func (ms *Machines) drop(ctx context.Context, c *libvirt.Conn, m *machine, o sms.MachineOrder) error {
 	m.endJob(errDropped)
 	m.unwatch()
-	uuid := m.uuid
-	if uuid == "" {
-		uuid = o.UUID
-	}
-	if uuid != "" {
-		d, err := c.Domain(ctx, uuid, "")
-		switch {
-		case libvirt.KindOf(err) == libvirt.KindNoDomain:
-		case err != nil:
+	d, err := ms.locate(ctx, c, m, o.UUID)
+	switch {
+	case err != nil:
+		return err
+	case d == nil:
+	case d.Persistent:
+		return fmt.Errorf("machine %s has been made to stay (by a move or restore, or by virsh define): end it by virsh", d.Name)
+	default:
+		if err := c.Destroy(ctx, d); err != nil {
 			return err
-		case d.Persistent:
-			return fmt.Errorf("machine %s has been made to stay (by a move, or by virsh define): end it by virsh", d.Name)
-		default:
-			if err := c.Destroy(ctx, d); err != nil {
-				return err
-			}
 		}
 	}
 	m.uuid, m.nvram = "", nvramPath(m.id)
-	if err := m.undo(); err != nil {
+	if err := errors.Join(putBack(ctx, c, m.id), sweepImages(ctx, c, o.Pool, m.id)); err != nil {
+		return err
+	}
+	if err := errors.Join(ms.dropChangeover(m.id), m.undo(), os.RemoveAll(ms.socketDir(m.id))); err != nil {
 		return err
 	}
 	ms.forget(m)
@@ -340,7 +343,7 @@ func (ms *Machines) release(m *machine) error {
 		m.relays = nil
 	}
 	ms.forget(m)
-	return nil
+	return os.RemoveAll(ms.socketDir(m.id)) // of an agent that was killed
 }
 
 func (ms *Machines) forget(m *machine) {

@@ -21,8 +21,8 @@ import (
 	"coffer/appliance/sms"
 	"coffer/dedup/vfs"
 	"coffer/nbd"
-	"coffer/nbd/relay"
 	"coffer/nbd/overlay"
+	"coffer/nbd/relay"
 )
 
 // image is a file as a Device: the disk of a saveset.
@@ -185,7 +185,7 @@ func TestMachinesOnExports(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(runDir) })
-	ms := &vm.Machines{Dial: d.dial, RunDir: runDir, Logger: slog.New(slog.DiscardHandler)}
+	ms := &vm.Machines{Dial: d.dial, RunDir: runDir, StateDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}
 	t.Cleanup(func() { _ = ms.Close() })
 	order := func(o sms.MachineOrder) *sms.MachineReply {
 		t.Helper()
