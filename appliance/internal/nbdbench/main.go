@@ -2,9 +2,14 @@
 // is backed up by an agent, exported, and read and written by nbdcopy and fio on unix sockets, the servers in turns.
 //
 //	nbdbench [-bin DIR] [-dir DIR] [-disk FILE] [-mib N] [-rounds N] [-seconds N] [-cache MIB] [-layer]
+//	nbdbench -boot [-bin DIR] [-dir DIR] [-disk FILE] [-rounds N] [-boots N] [-trace FILE] [-cache MIB]
 //
 // It needs root, and nbdcopy, fio, nbdkit and qemu-nbd. Cold means that the disk's file, the store's files and cofferd's own
 // caches are empty: cofferd starts anew. With -layer it measures the protocol alone: package nbd on the plain file.
+//
+// With -boot it records what a Debian guest asks of its disk while it boots (QEMU's emulation, from a raw file) and replays the
+// reads, without the time that the guest took to think (see package boottrace), against the saveset and against nbdkit; and the
+// guest boots from both. It needs debootstrap and qemu-system-x86_64, and drops the caches of the whole machine.
 package main
 
 import (
@@ -21,7 +26,9 @@ type options struct {
 	bin, dir, disk       string
 	mib, rounds, seconds int
 	cache                int
-	layer                bool
+	layer, boot          bool
+	boots                int
+	trace                string
 }
 
 func main() {
@@ -43,6 +50,9 @@ func run() (err error) {
 	flag.IntVar(&o.seconds, "seconds", 4, "seconds of each random measurement")
 	flag.IntVar(&o.cache, "cache", 0, "MiB of the store's cache of frames (default: as it comes)")
 	flag.BoolVar(&o.layer, "layer", false, "measure package nbd on the plain file in the appliance's place")
+	flag.BoolVar(&o.boot, "boot", false, "replay a guest's boot, and boot it")
+	flag.IntVar(&o.boots, "boots", 2, "with -boot: how often the guest boots from each server")
+	flag.StringVar(&o.trace, "trace", "", "with -boot: file of the trace; it is recorded when it is not there (default: recorded and not kept)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -56,6 +66,9 @@ func run() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
+	if o.boot {
+		return measureBoot(ctx, o)
+	}
 	return measureAll(ctx, o)
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,7 +41,7 @@ func start(ctx context.Context, o options) (servers []server, err error) {
 	} else {
 		add(startCoffer(ctx, o))
 	}
-	add(startProcess(ctx, o, "nbdkit", func(socket string) []string { return []string{"nbdkit", "-f", "-r", "-U", socket, "file", o.disk} }, nil))
+	add(startProcess(ctx, o, "nbdkit", nbdkit(o.disk), nil))
 	copied := filepath.Join(o.dir, "written.raw")
 	if e := copyDisk(copied, o.disk); e != nil {
 		return servers, e
@@ -53,6 +52,11 @@ func start(ctx context.Context, o options) (servers []server, err error) {
 		return []string{"qemu-nbd", "-t", "-e", "16", "-k", socket, "-f", "raw", copied}
 	}))
 	return servers, err
+}
+
+// nbdkit is the command that serves a raw file.
+func nbdkit(disk string) func(socket string) []string {
+	return func(socket string) []string { return []string{"nbdkit", "-f", "-r", "-U", socket, "file", disk} }
 }
 
 // raw is a program that serves the raw file, and perhaps a second one that serves a copy to be written.
@@ -89,7 +93,7 @@ func listen(ctx context.Context, socket string, args func(string) []string) (*ex
 	for {
 		c, err := net.Dial("unix", socket)
 		if err == nil {
-			return cmd, "nbd+unix:///?socket=" + url.QueryEscape(socket), c.Close()
+			return cmd, socketURI(socket), c.Close()
 		}
 		select {
 		case <-ctx.Done():
@@ -245,5 +249,5 @@ func serveFile(ctx context.Context, path, socket string) error {
 	if err != nil {
 		return err
 	}
-	return nbd.NewServer(only{plain{f, st.Size()}}, nbd.ServerOptions{}).Serve(ctx, l)
+	return serve(ctx, plain{f, st.Size()}, l)
 }
