@@ -58,7 +58,7 @@ type CollectReport struct {
 	Skipped, Damaged int
 	// Manifests of deleted savesets that were removed.
 	Manifests int
-	// Memory is what the marks took at their highest, in bytes.
+	// Memory is what the collection took at its highest, in bytes: marks, directories, what is copied.
 	Memory int64
 	// Complete is false when the budget, the context or a full disk ended the collection early.
 	Complete            bool

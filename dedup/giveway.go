@@ -12,8 +12,8 @@ const (
 	// leaves that backup 85 %, and a collection takes less than four times as long as alone.
 	maintenanceShare = 0.3
 	// maxCredit is how much processor time maintenance may use at once after it waited, for the disk or for a processor: the
-	// share of a tenth of a second.
-	maxCredit = 30 * time.Millisecond
+	// share of half a second, in which a container is made durable.
+	maxCredit = 150 * time.Millisecond
 	// restFrom is the debt of processor time from which on a rest is worth a timer.
 	restFrom = time.Millisecond
 )

@@ -28,17 +28,20 @@ type copier struct {
 	created int64
 	from    map[container.ID]struct{}
 
-	w         *container.Writer
-	dec       *frame.Decoder
-	enc       *frame.Encoder
-	hasher    *digest.Hasher // nil when the domain's key is not known
-	buf       container.Buffer
-	plain     []byte
-	stored    []byte
-	packer    frame.Packer
-	last      Loc // of the frame in lastPlain
-	lastPlain []byte
+	w      *container.Writer
+	dec    *frame.Decoder
+	enc    *frame.Encoder
+	hasher *digest.Hasher // nil when the domain's key is not known
+	buf    container.Buffer
+	plain  []byte // of whole frames
+	stored []byte
+	packer frame.Packer
+	frames *frameCache // of which chunks are copied
 }
+
+// copyFrames is what a copier keeps of decoded frames, in bytes. In the order in which chunks are copied those of one frame come
+// near each other, with others of each generation between them: a frame for each of a hundred generations.
+const copyFrames = 32 << 20
 
 // copyAway copies what is needed of condemned containers, then deletes them. A container that does not read stays, and is
 // on the damage list.
@@ -70,6 +73,8 @@ func (c *collection) copyAway(ctx context.Context, kind container.Kind, ids []co
 	if err := cp.finish(ctx); err != nil {
 		return err
 	}
+	_, _, frames := cp.frames.stats()
+	c.report.Memory = max(c.report.Memory, c.marks.memory()+c.find.memory()+int64(len(order.ranks))*rankMem+frames)
 	for _, id := range ids {
 		if _, ok := broken[id]; ok {
 			c.old[id].damaged = true
@@ -94,7 +99,8 @@ func (c *collection) copyAway(ctx context.Context, kind container.Kind, ids []co
 // newCopier makes a copier for containers of one domain. A copy is as old as the oldest that it is made of: it holds no
 // remains, and what of it is not needed any more need not wait.
 func (c *collection) newCopier(kind container.Kind, ids []container.ID) *copier {
-	cp := &copier{c: c, kind: kind, from: make(map[container.ID]struct{}), dec: frame.NewDecoder(), enc: frame.NewEncoder()}
+	cp := &copier{c: c, kind: kind, from: make(map[container.ID]struct{}), dec: frame.NewDecoder(), enc: frame.NewEncoder(),
+		frames: newFrameCache(copyFrames)}
 	for i, id := range ids {
 		j := c.old[id]
 		if i == 0 || j.created < cp.created {
@@ -217,7 +223,7 @@ func (cp *copier) put(ctx context.Context, p *piece) (int64, error) {
 		if err != nil {
 			return 0, wrap("read frame", Loc{p.from.ID(), p.frame}.String(), err)
 		}
-		if err := cp.check(p, f); err != nil {
+		if cp.plain, err = cp.check(p, f, cp.plain[:0]); err != nil {
 			return 0, err
 		}
 		return 2 * int64(len(f.Stored)), cp.append(ctx, f)
@@ -237,32 +243,28 @@ func (cp *copier) put(ctx context.Context, p *piece) (int64, error) {
 	return 2 * int64(row.Length), nil
 }
 
-// check decodes a frame and verifies its digests, as far as the domain's key is known. The plain bytes are in cp.plain.
-func (cp *copier) check(p *piece, f frame.Frame) (err error) {
-	if cp.plain, err = cp.dec.Decode(f, cp.plain[:0]); err == nil && cp.hasher != nil {
-		err = f.Verify(cp.hasher, cp.plain)
+// check appends the plain bytes of a frame to dst and verifies its digests, as far as the domain's key is known.
+func (cp *copier) check(p *piece, f frame.Frame, dst []byte) ([]byte, error) {
+	plain, err := cp.dec.Decode(f, dst)
+	if err == nil && cp.hasher != nil {
+		err = f.Verify(cp.hasher, plain)
 	}
 	if err != nil {
-		return &Error{Kind: Damaged, Op: "copy frame", Object: Loc{p.from.ID(), p.frame}.String(), Err: err}
+		return dst, &Error{Kind: Damaged, Op: "copy frame", Object: Loc{p.from.ID(), p.frame}.String(), Err: err}
 	}
-	return nil
+	return plain, nil
 }
 
-// plainOf returns the plain bytes of the frame that a chunk lies in. Chunks of one frame come together.
+// plainOf returns the plain bytes of the frame that a chunk lies in.
 func (cp *copier) plainOf(ctx context.Context, p *piece) ([]byte, error) {
 	loc := Loc{p.from.ID(), p.frame}
-	if cp.lastPlain != nil && cp.last == loc {
-		return cp.lastPlain, nil
-	}
-	f, err := container.ReadFrame(ctx, cp.c.s.blob, p.from, p.frame, &cp.buf)
-	if err != nil {
-		return nil, wrap("read frame", loc.String(), err)
-	}
-	if err := cp.check(p, f); err != nil {
-		return nil, err
-	}
-	cp.last, cp.lastPlain = loc, append(cp.lastPlain[:0], cp.plain...)
-	return cp.lastPlain, nil
+	return cp.frames.get(ctx, loc, func(ctx context.Context) ([]byte, error) {
+		f, err := container.ReadFrame(ctx, cp.c.s.blob, p.from, p.frame, &cp.buf)
+		if err != nil {
+			return nil, wrap("read frame", loc.String(), err)
+		}
+		return cp.check(p, f, nil)
+	})
 }
 
 func (cp *copier) flush(ctx context.Context) error {
