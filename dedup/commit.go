@@ -91,11 +91,14 @@ func (r *Run) sealAll(ctx context.Context) error {
 // draft says. All nodes of the run are in the index by now.
 func (r *Run) checkRoot(ctx context.Context, root recipe.Ref, tree recipe.Kind) error {
 	var at found
-	err := r.pinPlaces(ctx, []digest.Digest{root.Digest}, []int{0}, func(_ int, f found) { at = f })
+	missing, err := r.pinReferences(ctx, []digest.Digest{root.Digest}, func(_ int, f found) bool {
+		at = f
+		return f.dir.Kind() == container.Node && !r.s.damage.barred(f, r.damage)
+	})
 	if err != nil {
 		return err
 	}
-	if at.dir == nil || at.dir.Kind() != container.Node || r.s.damage.barred(at, r.damage) {
+	if missing >= 0 {
 		return &Error{Kind: UnknownChild, Op: "commit", Object: root.Digest.String()}
 	}
 	rec, err := r.s.read(ctx, at)
@@ -134,6 +137,7 @@ func (r *Run) manifest(d Draft) Manifest {
 // the first, or after Commit, do nothing. Other calls that are running fail with Closed.
 func (r *Run) Abort(ctx context.Context, reason string) error {
 	failed := !r.failure.CompareAndSwap(nil, r.over("aborted: "+reason))
+	r.s.containers.wake() // a call of this run may wait there
 	r.end.Lock()
 	defer r.end.Unlock()
 	if r.ended {

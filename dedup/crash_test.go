@@ -6,8 +6,10 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
+	"path"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,12 +64,12 @@ func (h *history) clone() *history {
 // generations are the trees of a workload's backups, each once.
 func generations() []testTree {
 	r := fixedRand()
-	first := randomTree(r, 30)
+	first := randomTree(r, 30).withDisk(r)
 	second := first.mutate(r)
 	return []testTree{first, second, second.mutate(r)}
 }
 
-// work creates a store, writes generations into it, locks a saveset, aborts a run, closes, opens and writes more. Every
+// work creates a store, writes generations into it, each with the one before as its parent, locks a saveset, aborts a run, closes, opens and writes more. Every
 // step is tried twice: one failed operation must not spoil the store.
 func work(ctx context.Context, o Options, h *history, gens []testTree) error {
 	twice := func(f func() error) error {
@@ -86,15 +88,19 @@ func work(ctx context.Context, o Options, h *history, gens []testTree) error {
 		return err
 	}
 	h.note(func() { h.created = true })
-	for i, tree := range gens[:2] {
-		err := twice(func() error {
-			m, err := backup(ctx, s, tree, 1+i)
+	var last base
+	save := func(tree testTree, lanes int) error {
+		return twice(func() error {
+			m, err := backupOn(ctx, s, tree, lanes, last)
 			if err == nil {
+				last = base{id: m.ID, tree: tree}
 				h.note(func() { h.trees[m.ID] = tree })
 			}
 			return err
 		})
-		if err != nil {
+	}
+	for i, tree := range gens[:2] {
+		if err := save(tree, 1+i); err != nil {
 			return errors.Join(err, s.Close())
 		}
 	}
@@ -116,14 +122,7 @@ func work(ctx context.Context, o Options, h *history, gens []testTree) error {
 	if err := twice(func() (err error) { s, err = Open(ctx, o); return err }); err != nil {
 		return err
 	}
-	err = twice(func() error {
-		m, err := backup(ctx, s, gens[2], 2)
-		if err == nil {
-			h.note(func() { h.trees[m.ID] = gens[2] })
-		}
-		return err
-	})
-	return errors.Join(err, s.Close())
+	return errors.Join(save(gens[2], 2), s.Close())
 }
 
 // createOrOpen is what a first start does after one that was cut short.
@@ -318,7 +317,8 @@ func TestFailEveryOperation(t *testing.T) {
 	t.Logf("%d operations failed, each in a run of its own", states)
 }
 
-// A disk that dies for good at some operation, and comes back after a restart.
+// A disk that dies for good at some operation, and comes back after a restart. Whoever works on it is told, unless all that
+// was missing is the second copy of the last manifest, which is no error.
 func TestDiskDies(t *testing.T) {
 	gens := generations()
 	step, states := int64(31), 0
@@ -329,15 +329,22 @@ func TestDiskDies(t *testing.T) {
 		mem := newMem(t)
 		dir := t.TempDir()
 		inj := errorfs.FailFrom(i)
+		var manifests atomic.Int64 // that are durable
 		h := newHistory()
 		o := testOptions(t, mem, "/", filepath.Join(dir, "index"))
 		faulty := o
-		faulty.FS = errorfs.Wrap(mem, inj)
+		faulty.FS = errorfs.Wrap(mem, errorfs.Func(func(op errorfs.Op, name string) error {
+			err := inj.Before(op, name)
+			if err == nil && op == errorfs.OpSyncDir && path.Base(name) == path.Clean(manifestPrefix) {
+				manifests.Add(1)
+			}
+			return err
+		}))
 		b, err := blob.OpenDir(faulty.FS, "/store")
 		if faulty.Blob = b; err != nil {
 			continue // the blob package's to test
 		}
-		if err := work(t.Context(), faulty, h, gens); err == nil && inj.Reached() {
+		if err := work(t.Context(), faulty, h, gens); err == nil && inj.Reached() && manifests.Load() < int64(len(gens)) {
 			t.Fatalf("the disk died at %d and the work went on", i)
 		}
 		if err := h.verify(t.Context(), testOptions(t, mem.Crash(vfs.CrashOptions{}), "/", o.IndexDir), gens); err != nil {

@@ -3,6 +3,7 @@ package dedup
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -93,10 +94,10 @@ func TestDamageIsFoundNamedAndHealed(t *testing.T) {
 			o := memOptions(t)
 			s := mustCreate(t, o)
 			r := newRand(t)
-			tree := randomTree(r, 200)
+			tree := randomTree(r, 200).withDisk(r)
 			old := mustBackup(t, s, tree, 1)
 			later := tree.mutate(r)
-			second := mustBackup(t, s, later, 1)
+			second := mustBackupOn(t, s, later, 1, base{id: old.ID, tree: tree})
 			if rep := mustCheck(t, s); len(rep.Found) != 0 || !rep.Complete || rep.Savesets != 2 {
 				t.Fatalf("a healthy store: %+v", rep)
 			}
@@ -177,9 +178,8 @@ func compareOne(t *testing.T, s *Store, id SavesetID, name string, want [][]byte
 	if err != nil {
 		return err
 	}
-	b, err := readFile(t.Context(), v, &e)
-	if err == nil && !bytes.Equal(b, bytes.Join(want, nil)) {
-		t.Fatalf("%s: wrong bytes", name)
+	if err = compareFile(t.Context(), v, &e, want); errors.Is(err, errDiffers) {
+		t.Fatalf("%s: wrong bytes: %v", name, err)
 	}
 	return err
 }
@@ -193,7 +193,7 @@ func reopen(t testing.TB, s *Store, o Options) *Store {
 	return mustOpen(t, o)
 }
 
-func lookupPath(ctx context.Context, v *View, dir digest.Digest, name string) (e recipe.Entry, err error) {
+func lookupPath(ctx context.Context, v recipe.Source, dir digest.Digest, name string) (e recipe.Entry, err error) {
 	for part := range strings.SplitSeq(name, "/") {
 		if e, _, err = recipe.Lookup(ctx, v, dir, part); err != nil {
 			return e, err

@@ -39,7 +39,8 @@
 // A run leases its parents and pins every container that it wrote or was told "have" from; a view leases its saveset.
 // Pin and condemn stand under one lock: of pin(c) and condemn(c) one fails. "Have" is an answer to one run and ends with
 // it. What is condemned is stored again by the runs that need it, and their copy takes the entry in the index over; where
-// a run's new container keeps another's entry, the run pins that one.
+// a run's new container keeps another's entry, the run pins that one. What lies below its parents a run refers to without
+// having it: PutNodes and Commit wait until what is condemned of that was moved, or is reprieved.
 //
 // # Rewriting
 //

@@ -68,10 +68,10 @@ func TestCollectAfterDelete(t *testing.T) {
 	for _, lose := range []bool{false, true} {
 		t.Run(fmt.Sprint("index lost ", lose), func(t *testing.T) {
 			s, o, _ := gcStore(t)
-			first := randomTree(r, 60)
+			first := randomTree(r, 60).withDisk(r)
 			second := first.mutate(r).mutate(r)
 			a := mustBackup(t, s, first, 2)
-			b := mustBackup(t, s, second, 2)
+			b := mustBackupOn(t, s, second, 2, base{id: a.ID, tree: first})
 			before := s.Stats().StoredBytes
 			mustCollect(t, s, CollectOptions{})
 			mustCompare(t, s, a.ID, first)

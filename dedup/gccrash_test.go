@@ -29,7 +29,7 @@ type gcWork struct {
 
 func gcGenerations() []testTree {
 	r := mathrand.New(mathrand.NewPCG(21, 22))
-	gens := []testTree{randomTree(r, 24)}
+	gens := []testTree{randomTree(r, 24).withDisk(r)}
 	for range 4 {
 		gens = append(gens, gens[len(gens)-1].mutate(r).mutate(r).mutate(r))
 	}
@@ -51,8 +51,12 @@ func (w *gcWork) run(ctx context.Context, o Options) (err error) {
 	}
 	var ids []SavesetID
 	save := func(i int) {
+		var last base // the disk of each is an INCR
+		if err == nil && i > 0 {
+			last = base{id: ids[i-1], tree: w.gens[i-1]}
+		}
 		twice(func() error {
-			m, err := backup(ctx, w.s, w.gens[i], 1+i%2)
+			m, err := backupOn(ctx, w.s, w.gens[i], 1+i%2, last)
 			if err == nil {
 				ids = append(ids, m.ID)
 				w.h.note(func() { w.h.trees[m.ID] = w.gens[i] })

@@ -34,9 +34,10 @@ func damagedStore(t *testing.T) (Options, map[SavesetID]testTree) {
 	o := memOptions(t)
 	s := mustCreate(t, o)
 	r := newRand(t)
-	tree := randomTree(r, 120)
+	tree := randomTree(r, 120).withDisk(r)
 	later := tree.mutate(r)
-	trees := map[SavesetID]testTree{mustBackup(t, s, tree, 1).ID: tree, mustBackup(t, s, later, 2).ID: later}
+	first := base{id: mustBackup(t, s, tree, 1).ID, tree: tree}
+	trees := map[SavesetID]testTree{first.id: tree, mustBackupOn(t, s, later, 2, first).ID: later}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

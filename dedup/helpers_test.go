@@ -130,6 +130,10 @@ func randomBytes(r *mathrand.Rand, n int) []byte {
 func (t testTree) mutate(r *mathrand.Rand) testTree {
 	out := make(testTree, len(t))
 	for _, name := range t.names() {
+		if isDisk(name) {
+			out[name] = mutateDisk(r, t[name])
+			continue
+		}
 		switch r.IntN(20) {
 		case 0:
 		case 1:
@@ -157,6 +161,7 @@ type agent struct {
 	lanes []*Lane
 	keys  digest.Keys
 	key   *seal.Key // nil: nothing is sealed
+	base  base      // disks are taken over from there
 	nodes []struct {
 		d   digest.Digest
 		rec []byte
@@ -228,19 +233,23 @@ func (a *agent) sendData(ctx context.Context, t testTree) error {
 	}
 	lane := 0
 	for _, name := range t.names() {
-		ds := make([]digest.Digest, len(t[name]))
-		have := make([]bool, len(ds))
+		var chunks [][]byte
+		var ds []digest.Digest
 		for i, c := range t[name] {
-			ds[i] = h.Sum(a.stored(c))
-		}
-		if err := a.run.Have(ctx, ds, have); err != nil {
-			return err
-		}
-		for i, c := range t[name] {
-			if have[i] {
+			if c == nil || a.takes(name, t[name], i) {
 				continue
 			}
 			c = a.stored(c)
+			chunks, ds = append(chunks, c), append(ds, h.Sum(c))
+		}
+		have := make([]bool, len(ds))
+		if err := a.run.Have(ctx, ds, have); err != nil {
+			return err
+		}
+		for i, c := range chunks {
+			if have[i] {
+				continue
+			}
 			p := &packers[lane]
 			if !p.Fits(len(c)) || p.Len() > 24<<10 {
 				if err := put(lane); err != nil {
@@ -269,6 +278,7 @@ func (a *agent) sendData(ctx context.Context, t testTree) error {
 func (a *agent) build(ctx context.Context, t testTree) (root, side recipe.Ref, err error) {
 	data, node := digest.NewHasher(a.keys.Data), digest.NewHasher(a.keys.Node)
 	into := a.into()
+	disks := recipe.NewImageBuilder(into, node)
 	top, sides := recipe.NewDirBuilder(into, node), recipe.NewSideBuilder(into, node)
 	dirs := make(map[string][]string)
 	for _, name := range t.names() {
@@ -284,14 +294,13 @@ func (a *agent) build(ctx context.Context, t testTree) (root, side recipe.Ref, e
 		b := recipe.NewDirBuilder(into, node)
 		for _, f := range dirs[d] {
 			e := recipe.Entry{Name: f, Mode: recipe.ModeRegular | 0o644}
-			s := recipe.NewStreamBuilder(into, node)
-			for _, c := range t[d+"/"+f] {
-				if err := s.Add(ctx, recipe.Extent{Length: uint64(len(c)), Digest: data.Sum(a.stored(c))}); err != nil {
-					return root, side, err
-				}
-				e.Size += uint64(len(c))
+			if name := d + "/" + f; isDisk(f) {
+				e.Size = uint64(diskSize(t[name]))
+				e.Content, err = a.disk(ctx, disks, data, name, t[name])
+			} else {
+				e.Size, e.Content, err = a.stream(ctx, recipe.NewStreamBuilder(into, node), data, t[name])
 			}
-			if e.Content, _, err = s.Finish(ctx); err != nil {
+			if err != nil {
 				return root, side, err
 			}
 			if err := b.Add(ctx, e, recipe.Totals{}); err != nil {
@@ -315,6 +324,18 @@ func (a *agent) build(ctx context.Context, t testTree) (root, side recipe.Ref, e
 	}
 	side, err = sides.Finish(ctx)
 	return root, side, err
+}
+
+// stream makes the nodes of a file.
+func (a *agent) stream(ctx context.Context, s *recipe.StreamBuilder, h *digest.Hasher, chunks [][]byte) (size uint64, content recipe.Content, err error) {
+	for _, c := range chunks {
+		if err := s.Add(ctx, recipe.Extent{Length: uint64(len(c)), Digest: h.Sum(a.stored(c))}); err != nil {
+			return 0, content, err
+		}
+		size += uint64(len(c))
+	}
+	content, _, err = s.Finish(ctx)
+	return size, content, err
 }
 
 func sortedKeys[V any](m map[string]V) []string {
@@ -374,17 +395,51 @@ func backup(ctx context.Context, s *Store, t testTree, lanes int, parents ...Sav
 	return m, err
 }
 
+// backupOn is backup with a parent, if b names one, whose disks are taken over as far as they are the same.
+func backupOn(ctx context.Context, s *Store, t testTree, lanes int, b base) (Manifest, error) {
+	if b.tree == nil {
+		return backup(ctx, s, t, lanes)
+	}
+	run, err := s.Begin(ctx, RunOptions{ID: "run", Parents: []SavesetID{b.id}})
+	if err != nil {
+		return Manifest{}, err
+	}
+	m, err := backupFrom(ctx, s, run, t, lanes, b)
+	if err != nil {
+		_ = run.Abort(ctx, "test: "+err.Error())
+	}
+	return m, err
+}
+
 func backupInto(ctx context.Context, s *Store, run *Run, t testTree, lanes int) (Manifest, error) {
+	return backupFrom(ctx, s, run, t, lanes, base{})
+}
+
+func backupFrom(ctx context.Context, s *Store, run *Run, t testTree, lanes int, b base) (Manifest, error) {
 	a, err := newAgent(run, s, lanes)
 	if err != nil {
 		return Manifest{}, err
 	}
+	done, err := a.use(ctx, s, b)
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer done()
 	root, side, err := a.backup(ctx, t)
 	if err != nil {
 		return Manifest{}, err
 	}
 	return run.Commit(ctx, Draft{Root: root, Side: side, Client: "web1", Task: "web1-etc", TaskType: "path", Level: "FULL",
 		Started: time.Unix(1, 0), Finished: time.Unix(2, 0), Sources: []string{"/etc"}, Meta: []byte(`{"a":1}`)})
+}
+
+func mustBackupOn(t testing.TB, s *Store, tree testTree, lanes int, b base) Manifest {
+	t.Helper()
+	m, err := backupOn(t.Context(), s, tree, lanes, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 func mustBackup(t testing.TB, s *Store, tree testTree, lanes int) Manifest {
@@ -419,12 +474,12 @@ func compareTree(ctx context.Context, v contents, m Manifest, want testTree) err
 			return nil
 		}
 		seen++
-		got, err := readFile(ctx, v, &st.Entry)
-		if err != nil {
-			return fmt.Errorf("%s: %w", p, err)
+		w, ok := want[p]
+		if !ok {
+			return fmt.Errorf("%s: not stored: %w", p, errDiffers)
 		}
-		if w, ok := want[p]; !ok || !bytes.Equal(got, bytes.Join(w, nil)) {
-			return fmt.Errorf("%s: differs", p)
+		if err := compareFile(ctx, v, &st.Entry, w); err != nil {
+			return fmt.Errorf("%s: %w", p, err)
 		}
 		return nil
 	})

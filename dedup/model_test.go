@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -165,14 +166,19 @@ func (w *world) change(id SavesetID, f func(p *promised)) {
 	}
 }
 
-// nextTree makes the tree of a run: a change of one that is there or was there, or that one again.
-func (w *world) nextTree(r *mathrand.Rand) testTree {
+// nextTree makes the tree of a run: a change of one that is there or was there, or that one again; of parent's, if there is
+// one, as a rule.
+func (w *world) nextTree(r *mathrand.Rand, parent testTree) testTree {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var t testTree
 	switch n := len(w.recent); {
+	case parent != nil && r.IntN(4) > 0:
+		t = parent.mutate(r)
 	case n == 0 || r.IntN(40) == 0:
-		t = randomTree(r, 10+r.IntN(40))
+		if t = randomTree(r, 10+r.IntN(40)); r.IntN(3) > 0 {
+			t.withDisk(r)
+		}
 	case r.IntN(3) == 0:
 		t = w.recent[r.IntN(n)]
 	default:
@@ -265,6 +271,21 @@ func (w *world) verify(ctx context.Context) error {
 	return checkClosure(ctx, w.s)
 }
 
+// verifyAfterFaults is verify where the disk refused to read now and then: what it refused twice is on the damage list. Now it
+// refuses nothing: a check that sees so takes it off.
+func (w *world) verifyAfterFaults(ctx context.Context) error {
+	if d := w.s.Damage(); len(d) > 0 && !slices.ContainsFunc(d, func(d Damage) bool { return !refused(d) }) {
+		w.count("reads refused twice")
+		if err := w.verifyDeep(ctx); err != nil {
+			return err
+		}
+	}
+	return w.verify(ctx)
+}
+
+// refused reports whether a read that the disk refused counts as damage. Nothing was damaged.
+func refused(d Damage) bool { return strings.Contains(d.Reason, errorfs.ErrInjected.Error()) }
+
 func (s *containerSet) allCondemned() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -348,7 +369,7 @@ func (w *world) reopen(ctx context.Context, r *mathrand.Rand, stop func()) error
 		w.faults.Store(0)
 		if err == nil {
 			w.s = s
-			return w.verify(ctx)
+			return w.verifyAfterFaults(ctx)
 		}
 		if !w.tolerable(err) && !errors.Is(err, errorfs.ErrInjected) {
 			return fmt.Errorf("open on a bad disk: %w", err)
@@ -358,7 +379,7 @@ func (w *world) reopen(ctx context.Context, r *mathrand.Rand, stop func()) error
 	if w.s, err = Open(ctx, w.opts); err != nil {
 		return err
 	}
-	return w.verify(ctx)
+	return w.verifyAfterFaults(ctx)
 }
 
 // crash takes the power away: the store goes on on a disk that nobody sees any more.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"slices"
 	"time"
 
 	"coffer/dedup/container"
@@ -73,18 +74,19 @@ func (c *worldClient) hurried(ctx context.Context) (context.Context, context.Can
 	return context.WithTimeout(ctx, time.Duration(c.r.IntN(60))*time.Millisecond)
 }
 
-// backup stores a tree, with a parent now and then, that is held while the run is open.
+// backup stores a tree, with a parent now and then, that is held while the run is open and from which disks are taken over.
 func (c *worldClient) backup(ctx context.Context) error {
 	w := c.w
 	if w.size() > 30 {
 		return c.delete(ctx)
 	}
-	tree := w.nextTree(c.r)
-	name := w.run(tree)
 	var parents []SavesetID
-	if id, _, ok := w.pick(c.r); ok && c.r.IntN(2) == 0 {
-		parents = append(parents, id)
+	var from base
+	if id, p, ok := w.pick(c.r); ok && c.r.IntN(2) == 0 {
+		parents, from = append(parents, id), base{id: id, tree: p.tree}
 	}
+	tree := w.nextTree(c.r, from.tree)
+	name := w.run(tree)
 	run, err := w.s.Begin(ctx, RunOptions{ID: name, Parents: parents, Rewrite: c.r.IntN(3) == 0})
 	if err != nil {
 		if KindOf(err) == NotFound && len(parents) > 0 && w.gone(parents[0]) {
@@ -94,7 +96,7 @@ func (c *worldClient) backup(ctx context.Context) error {
 	}
 	ctx, cancel := c.hurried(ctx)
 	defer cancel()
-	m, err := backupInto(ctx, w.s, run, tree, 1+c.r.IntN(3))
+	m, err := backupFrom(ctx, w.s, run, tree, 1+c.r.IntN(3), from)
 	if err != nil {
 		_ = run.Abort(context.Background(), err.Error())
 		return err
@@ -126,7 +128,7 @@ func (c *worldClient) absent(id SavesetID, err error) error {
 // abort sends a part of a tree, or all of it, and gives up, while it is being sent or afterwards.
 func (c *worldClient) abort(ctx context.Context) error {
 	w := c.w
-	tree := w.nextTree(c.r)
+	tree := w.nextTree(c.r, nil)
 	run, err := w.s.Begin(ctx, RunOptions{ID: w.run(tree)})
 	if err != nil {
 		return err
@@ -284,7 +286,7 @@ func (c *worldClient) collect(ctx context.Context) error {
 	ctx, cancel := c.hurried(ctx)
 	defer cancel()
 	rep, err := c.w.s.Collect(ctx, o)
-	if rep.Damaged > 0 {
+	if rep.Damaged > 0 && !slices.ContainsFunc(c.w.s.Damage(), refused) {
 		return fmt.Errorf("containers were kept as damaged: %+v, %w", rep, err)
 	}
 	c.w.mu.Lock()
@@ -311,7 +313,7 @@ func (c *worldClient) check(ctx context.Context) error {
 	ctx, cancel := c.hurried(ctx)
 	defer cancel()
 	rep, err := c.w.s.Check(ctx, o)
-	if len(rep.Found) > 0 {
+	if slices.ContainsFunc(rep.Found, func(d Damage) bool { return !refused(d) }) {
 		return fmt.Errorf("damage where nothing was damaged: %+v", rep.Found)
 	}
 	return busy(err)

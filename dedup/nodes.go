@@ -43,7 +43,8 @@ type arrived struct {
 
 // PutNodes takes a frame of node records, children before parents. Each record's digest is recomputed, the record
 // parsed, and every child must be present, pinned for this run, of this domain and of the kind and length that the node
-// says. All or nothing: on error no node of the frame is taken. Kinds WrongDigest, BadFrame, BadNode, UnknownChild.
+// says. All or nothing: on error no node of the frame is taken. It waits for a collection that is just moving a child. Kinds
+// WrongDigest, BadFrame, BadNode, UnknownChild.
 func (r *Run) PutNodes(ctx context.Context, f frame.Frame) error {
 	n := r.nodes
 	n.mu.Lock()
@@ -165,22 +166,17 @@ func (n *nodeWriter) checkOwn(parent *recipe.Node, c recipe.Child, here map[dige
 
 // checkForeign pins children that the run did not write, wherever they are.
 func (n *nodeWriter) checkForeign(ctx context.Context, children []recipe.Child) error {
-	ds, todo, ok := make([]digest.Digest, len(children)), make([]int, len(children)), make([]bool, len(children))
+	ds := make([]digest.Digest, len(children))
 	for i := range children {
-		ds[i], todo[i] = children[i].Digest, i
+		ds[i] = children[i].Digest
 	}
-	err := n.r.pinPlaces(ctx, ds, todo, func(i int, at found) {
-		ok[i] = at.holds(children[i]) && !n.r.s.damage.barred(at, n.r.damage)
+	missing, err := n.r.pinReferences(ctx, ds, func(i int, at found) bool {
+		return at.holds(children[i]) && !n.r.s.damage.barred(at, n.r.damage)
 	})
-	if err != nil {
-		return err
+	if err == nil && missing >= 0 {
+		err = &Error{Kind: UnknownChild, Op: "put nodes", Object: ds[missing].String()}
 	}
-	for i := range ok {
-		if !ok[i] {
-			return &Error{Kind: UnknownChild, Op: "put nodes", Object: children[i].Digest.String()}
-		}
-	}
-	return nil
+	return err
 }
 
 // holds reports whether the row at this place is what a node says of its child. The length of a node's record says

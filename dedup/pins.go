@@ -30,10 +30,12 @@ type containerSet struct {
 
 	watched bool           // guarded by mu: a collection wants to know what comes
 	arrived []container.ID // guarded by mu: node containers that came since it looked last
+
+	freed chan struct{} // guarded by mu: see whenFreed
 }
 
 func newContainerSet() *containerSet {
-	return &containerSet{m: make(map[container.ID]*containerState)}
+	return &containerSet{m: make(map[container.ID]*containerState), freed: make(chan struct{})}
 }
 
 // add makes a container live, with the given number of pins.
@@ -88,6 +90,7 @@ func (s *containerSet) reprieve(id container.ID) {
 	if c, ok := s.m[id]; ok {
 		c.condemned = false
 	}
+	s.wakeLocked()
 }
 
 func (s *containerSet) has(id container.ID) bool {
@@ -218,6 +221,7 @@ func (s *containerSet) remove(id container.ID) {
 		s.bytes -= uint64(c.size)
 		delete(s.m, id)
 	}
+	s.wakeLocked()
 }
 
 // restore is add for a container that was removed and could not be deleted.

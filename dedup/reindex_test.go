@@ -13,10 +13,10 @@ func TestReindex(t *testing.T) {
 	o := memOptions(t)
 	s := mustCreate(t, o)
 	r := newRand(t)
-	tree := randomTree(r, 150)
+	tree := randomTree(r, 150).withDisk(r)
 	old := mustBackup(t, s, tree, 1)
 	kept := tree.mutate(r)
-	m := mustBackup(t, s, kept, 1)
+	m := mustBackupOn(t, s, kept, 1, base{id: old.ID, tree: tree})
 	mustDelete(t, s, old.ID)
 	if _, err := s.Collect(t.Context(), CollectOptions{Sparse: 0.01}); err != nil { // dead nodes stay in live containers
 		t.Fatal(err)

@@ -296,6 +296,7 @@ func (s *containerSet) endMove(ids map[container.ID]bool) {
 			c.moving--
 		}
 	}
+	s.wakeLocked()
 }
 
 // take lets rows of a loaded directory answer for their chunks, whatever other containers have them.

@@ -43,12 +43,23 @@ func (k sealedTask) begin(t testing.TB, s *Store) *Run {
 
 func (k sealedTask) backup(t testing.TB, s *Store, tree testTree) Manifest {
 	t.Helper()
+	return k.backupOn(t, s, tree, base{})
+}
+
+// backupOn takes what is the same in the disks of an earlier saveset over.
+func (k sealedTask) backupOn(t testing.TB, s *Store, tree testTree, b base) Manifest {
+	t.Helper()
 	run := k.begin(t, s)
 	a, err := newAgent(run, s, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a.key = &k.key
+	done, err := a.use(t.Context(), s, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
 	root, side, err := a.backup(t.Context(), tree)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +104,7 @@ func compareSealed(t testing.TB, s *Store, id SavesetID, key seal.Key, want test
 
 // marked is a tree whose contents and names can be looked for.
 func marked(r *mathrand.Rand) testTree {
-	tree := randomTree(r, 60)
+	tree := randomTree(r, 60).withDisk(r)
 	tree["d00/NAME-OF-A-SECRET"] = [][]byte{bytes.Repeat([]byte("CONTENT-OF-A-SECRET "), 500)}
 	return tree
 }
@@ -114,7 +125,7 @@ func TestSealedSavesets(t *testing.T) {
 		t.Errorf("the same tree again is new: %d bytes", again.New)
 	}
 	changed := tree.mutate(r)
-	second := task.backup(t, s, changed)
+	second := task.backupOn(t, s, changed, base{id: first.ID, tree: tree})
 	if second.New >= first.New/2 {
 		t.Errorf("a changed tree is new: %d bytes of %d", second.New, first.New)
 	}
@@ -177,8 +188,12 @@ func TestSealedCollect(t *testing.T) {
 	var kept []Manifest
 	var trees []testTree
 	tree := marked(r)
+	var last base
 	for i := range 5 {
-		m := task.backup(t, s, tree)
+		m := task.backupOn(t, s, tree, last)
+		if i%2 == 0 {
+			last = base{id: m.ID, tree: tree}
+		}
 		mustBackup(t, s, tree, 1)
 		if i%2 == 0 {
 			kept, trees = append(kept, m), append(trees, tree)
