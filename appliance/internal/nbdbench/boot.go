@@ -167,12 +167,20 @@ func replayRound(ctx context.Context, s booter, t *boottrace.Trace, r *bootResul
 		return err
 	}
 	for _, step := range []string{replayedCold, replayedAgain} {
+		counted, err := countFrames(ctx, s)
+		if err != nil {
+			return err
+		}
 		before := cpu(s.pid())
 		took, err := replay(ctx, s.read(), t)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name(), err)
 		}
 		used := cpu(s.pid()) - before
+		frames, err := counted()
+		if err != nil {
+			return err
+		}
 		if err := r.check(took.Sum); err != nil {
 			return fmt.Errorf("%s: %w", s.name(), err)
 		}
@@ -180,8 +188,8 @@ func replayRound(ctx context.Context, s booter, t *boottrace.Trace, r *bootResul
 		wait := func(percent int) time.Duration {
 			return took.Waits[(len(took.Waits)-1)*percent/100].Round(time.Microsecond)
 		}
-		fmt.Fprintf(os.Stderr, "  %-14s %-8s %8.3f s, %.2f s of CPU; a read takes %v, of 100 one %v or more, at most %v\n",
-			step, s.name(), took.Took.Seconds(), used, wait(50), wait(99), wait(100))
+		fmt.Fprintf(os.Stderr, "  %-14s %-8s %8.3f s, %.2f s of CPU; a read takes %v, of 100 one %v or more, at most %v%s\n",
+			step, s.name(), took.Took.Seconds(), used, wait(50), wait(99), wait(100), frames)
 	}
 	return nil
 }

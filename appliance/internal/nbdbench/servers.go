@@ -124,6 +124,7 @@ type coffer struct {
 	a         *harness.Appliance
 	reader    api.Export
 	overlaid  api.Export
+	token     api.NewToken // of frames
 	agentStop func() error
 }
 
