@@ -62,56 +62,59 @@ func (b *bench) readBack(ctx context.Context, l load, size, rounds int) error {
 // rates are MB/s of reading a saveset in one round and of decompressing the same data bare.
 type rates struct{ bareWall, bareCPU, restoreWall, restoreCPU, mountWall, mountCPU []float64 }
 
-// rates reads a saveset with a cold disk, in turns with bare decompression of what is read. The first round warms up: a
-// process that reads has memory to read into.
+// rates reads a saveset with nothing of it in memory, in turns with bare decompression of what is read. The first round warms
+// up: a process that reads has memory to read into.
 func (p *place) rates(ctx context.Context, id dedup.SavesetID, rounds int) (r rates, err error) {
+	var ds []piece
+	var mb float64
+	var frames []frame.Frame
+	err = p.viewed(ctx, id, func(v *dedup.View) error {
+		if ds, mb, err = chunksOf(ctx, v); err == nil {
+			frames, err = framesOf(ctx, v, ds)
+		}
+		return err
+	})
+	if err != nil {
+		return r, err
+	}
 	for i := range rounds + 1 {
 		if i == 1 {
 			r = rates{}
 		}
-		s, err := p.open(ctx)
-		if err != nil {
-			return r, err
-		}
-		err = r.round(ctx, s, id)
-		if err := errors.Join(err, s.Close()); err != nil {
-			return r, err
+		for _, way := range []struct {
+			wall, cpu *[]float64
+			f         func(*dedup.View) error
+		}{
+			{&r.bareWall, &r.bareCPU, func(*dedup.View) error { return decodeAll(frames) }},
+			{&r.restoreWall, &r.restoreCPU, func(v *dedup.View) error { return restoreAll(ctx, v, ds) }},
+			{&r.mountWall, &r.mountCPU, func(v *dedup.View) error { return mountAll(ctx, v, ds) }},
+		} {
+			err := p.viewed(ctx, id, func(v *dedup.View) error {
+				runtime.GC()
+				dropCaches()
+				took, err := measure(func() error { return way.f(v) })
+				*way.wall, *way.cpu = append(*way.wall, mb/took.wall), append(*way.cpu, mb/took.cpu)
+				return err
+			})
+			if err != nil {
+				return r, err
+			}
 		}
 	}
 	return r, nil
 }
 
-func (r *rates) round(ctx context.Context, s *dedup.Store, id dedup.SavesetID) error {
+// viewed opens the store anew, with empty caches, and a saveset in it.
+func (p *place) viewed(ctx context.Context, id dedup.SavesetID, f func(*dedup.View) error) error {
+	s, err := p.open(ctx)
+	if err != nil {
+		return err
+	}
 	v, err := s.View(ctx, id)
 	if err != nil {
-		return err
+		return errors.Join(err, s.Close())
 	}
-	defer v.Close()
-	ds, mb, err := chunksOf(ctx, v)
-	if err != nil {
-		return err
-	}
-	frames, err := framesOf(ctx, v, ds)
-	if err != nil {
-		return err
-	}
-	for _, way := range []struct {
-		wall, cpu *[]float64
-		f         func() error
-	}{
-		{&r.bareWall, &r.bareCPU, func() error { return decodeAll(frames) }},
-		{&r.restoreWall, &r.restoreCPU, func() error { return restoreAll(ctx, v, ds) }},
-		{&r.mountWall, &r.mountCPU, func() error { return mountAll(ctx, v, ds) }},
-	} {
-		runtime.GC()
-		dropCaches()
-		took, err := measure(way.f)
-		if err != nil {
-			return err
-		}
-		*way.wall, *way.cpu = append(*way.wall, mb/took.wall), append(*way.cpu, mb/took.cpu)
-	}
-	return nil
+	return errors.Join(f(v), v.Close(), s.Close())
 }
 
 func (r *rates) print(t *table, what string) {
@@ -197,27 +200,30 @@ func decodeAll(frames []frame.Frame) (err error) {
 }
 
 // restoreAll is how a restore reads: frames in the order in which they are stored, a window at a time, decompressed
-// meanwhile by who gets them.
+// meanwhile by who gets them, on all processors.
 func restoreAll(ctx context.Context, v *dedup.View, ds []piece) error {
 	g, ctx := errgroup.WithContext(ctx)
 	const ahead = 16 // frames between the two
 	frames := make(chan frame.Frame, ahead)
+	decoders := runtime.GOMAXPROCS(0)
 	g.Go(func() error {
 		defer close(frames)
-		bufs, n := make([]dedup.FrameBuffer, ahead+2), 0 // and one at each end
+		bufs, n := make([]dedup.FrameBuffer, ahead+1+decoders), 0 // and one at each end
 		next := func() *dedup.FrameBuffer { n++; return &bufs[n%len(bufs)] }
 		return windows(ds, func(w []digest.Digest) error { return sendWindow(ctx, v, w, next, frames) })
 	})
-	g.Go(func() (err error) {
-		dec := frame.NewDecoder()
-		var plain []byte
-		for f := range frames {
-			if plain, err = dec.Decode(f, plain[:0]); err != nil {
-				return err
+	for range decoders {
+		g.Go(func() (err error) {
+			dec := frame.NewDecoder()
+			var plain []byte
+			for f := range frames {
+				if plain, err = dec.Decode(f, plain[:0]); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
-	})
+			return nil
+		})
+	}
 	return g.Wait()
 }
 
