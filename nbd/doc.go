@@ -17,7 +17,7 @@
 //	STARTTLS               ACK, then TLS; INVALID when it is on; POLICY when the server has none
 //	INFO, GO               INFO replies: EXPORT and BLOCK_SIZE always, NAME and DESCRIPTION on demand; then ACK.
 //	                       GO without asking for block sizes gets BLOCK_SIZE_REQD where they bind
-//	STRUCTURED_REPLY       ACK
+//	STRUCTURED_REPLY       ACK; UNSUP with ServerOptions.SimpleReplies
 //	LIST_META_CONTEXT,     base:allocation where the query is empty (list), "base:" (list) or the name; of the export that
 //	SET_META_CONTEXT       the option names; forgotten when GO names another. INVALID without structured replies
 //	anything else          UNSUP, EXTENDED_HEADERS too

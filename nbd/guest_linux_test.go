@@ -53,6 +53,8 @@ func TestGuest(t *testing.T) {
 		tls                   bool
 	}{
 		{"ext4", "ext4", "-q", "e2fsck -fn", false},
+		{"ext4 over TLS", "ext4", "-q", "e2fsck -fn", true},
+		{"xfs", "xfs", "-q", "xfs_repair -n", false},
 		{"xfs over TLS", "xfs", "-q", "xfs_repair -n", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -183,6 +183,9 @@ func (n *session) answerFree(ctx context.Context, o option, data []byte) (*openE
 	case optInfo, optGo:
 		return n.info(ctx, o, data)
 	case optStructuredReply:
+		if n.s.o.SimpleReplies {
+			return nil, n.refuse(o, repErrUnsup, "not served here")
+		}
 		if len(data) != 0 {
 			return nil, n.refuse(o, repErrInvalid, "has no data")
 		}

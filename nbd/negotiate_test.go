@@ -117,6 +117,20 @@ func TestExportName(t *testing.T) {
 	}
 }
 
+// With structured replies refused, a client has neither them nor contexts, and goes on without.
+func TestStructuredRepliesRefused(t *testing.T) {
+	d, content := filled(t, 1<<20)
+	r, _ := piped(t, nbdtest.Of("disk", d), nbd.ServerOptions{SimpleReplies: true})
+	r.greet(3)
+	play(r, step{optStruct, nil, []uint32{errUnsup}})
+	play(r, step{optSetMeta, metaOf("disk", "base:allocation"), []uint32{errInvalid}})
+	play(r, step{optGo, infoOf("disk"), []uint32{repInfo, repInfo, repAck}})
+	r.request(0, 0, 7, 4096, 16)
+	if b := r.recv(32); !bytes.Equal(b[16:], content[4096:4112]) {
+		t.Errorf("read %x", b)
+	}
+}
+
 func TestClientFlags(t *testing.T) {
 	r, ended := piped(t, nbdtest.Exports{}, nbd.ServerOptions{})
 	r.greet(4)

@@ -18,6 +18,8 @@ type ServerOptions struct {
 	TLS *tls.Config
 	// RequireTLS tells whether a peer gets nothing before STARTTLS. nil: whoever is not Local.
 	RequireTLS func(Peer) bool
+	// SimpleReplies refuses structured replies, and with them metadata contexts, as servers of old do.
+	SimpleReplies bool
 
 	MaxConns     int   // connections at once, however they came; further ones are closed at once. 0: 256
 	MaxInFlight  int   // requests being served at once per connection; further ones wait in the socket. 0: 32
