@@ -25,10 +25,10 @@ CROSS := linux/amd64 linux/arm64 windows/amd64 windows/arm64 darwin/amd64 darwin
 # What the targets need beyond Go, as Debian packages.
 # A libvirtd with QEMU, a guest that boots in it, and an sshd.
 MACHINE_DEPS := libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 openssh-client openssh-server openssh-sftp-server \
-                busybox-static syslinux syslinux-common cpio openssl
+                busybox-static syslinux syslinux-common cpio openssl debootstrap
 TEST_DEPS  := gcc libc6-dev rsync acl attr e2fsprogs postgresql procps systemd util-linux qemu-utils fdisk ntfs-3g mtools dosfstools xfsprogs nbdkit libnbd-bin python3-libnbd fio $(MACHINE_DEPS)
 BENCH_DEPS := restic borgbackup xz-utils fuse3 util-linux python3-pyfuse3
-NBD_DEPS   := qemu-utils nbdkit libnbd-bin fio
+NBD_DEPS   := qemu-utils nbdkit libnbd-bin fio $(if $(findstring -boot,$(BENCH_ARGS)),debootstrap fdisk qemu-system-x86)
 NBDLAB_DEPS := qemu-system-x86 qemu-block-extra busybox-static cpio kmod xz-utils nbd-client xfsprogs
 
 .PHONY: help build demo test test-long test-lab test-race test-plain lint cross bench bench-store bench-nbd fuzz install uninstall clean \
@@ -95,7 +95,7 @@ bench-store: go ## the store against its goals: scale, throughput, aged data, co
 	@CGO_ENABLED=0 $(GO) build -o $(BIN)/coffer-bench-store ./dedup/internal/storebench
 	$(BIN)/coffer-bench-store $(BENCH_ARGS)
 
-bench-nbd: build ## NBD exports beside qemu-nbd and nbdkit serving the same disk as a raw file (root; BENCH_ARGS="-layer": the protocol alone)
+bench-nbd: build ## NBD exports beside qemu-nbd and nbdkit serving the same disk as a raw file (root; BENCH_ARGS=-boot: the boot of a guest, -layer: the protocol alone)
 	$(call need,$(NBD_DEPS))
 	@CGO_ENABLED=0 $(GO) build -o $(BIN)/coffer-bench-nbd ./appliance/internal/nbdbench
 	$(BIN)/coffer-bench-nbd -bin $(BIN) $(BENCH_ARGS)
