@@ -11,7 +11,7 @@ import (
 
 	"coffer/api"
 	"coffer/api/server"
-	"coffer/dedup/digest"
+	"coffer/dedup"
 	"coffer/dedup/recipe"
 )
 
@@ -155,93 +155,32 @@ func (t *tree) Open(ctx context.Context, path string) (io.ReadCloser, error) {
 		text, _ := api.Text(path)
 		return nil, api.Errorf(api.CodeBadRequest, "%s is not a regular file", text)
 	}
-	return &content{ctx: ctx, view: t.view, it: recipe.NewStreamIter(t.view, e.Content, e.Size), left: e.Size}, nil
+	f, err := dedup.OpenFile(t.view, e)
+	if err != nil {
+		return nil, apiError(err)
+	}
+	return &content{ctx: ctx, file: f}, nil
 }
 
-// lookAhead is how many bytes of a file's extents are asked for ahead of the reader.
-const lookAhead = 16 << 20
-
-// content reads a file from its extents, holes as zeros. It is one reader's, not for concurrent use.
+// content reads a file from its beginning, holes as zeros. It is one reader's, not for concurrent use.
 type content struct {
-	ctx   context.Context // of the call that reads: io.Reader has no place for it
-	view  reading
-	it    *recipe.StreamIter
-	queue []recipe.Extent // next extents
-	ahead uint64          // bytes in the queue
-	ended bool            // it has no more
-	chunk []byte          // rest of the present chunk
-	hole  uint64          // rest of the present hole
-	left  uint64          // bytes of the file
+	ctx  context.Context // of the call that reads: io.Reader has no place for it
+	file *dedup.File
+	at   int64
 }
 
-// Read implements io.Reader. It fails where the extents are shorter or longer than the file.
+// Read implements io.Reader.
 func (c *content) Read(p []byte) (int, error) {
-	if c.left == 0 {
+	left := c.file.Size() - c.at
+	if left == 0 {
 		return 0, io.EOF
 	}
-	for len(c.chunk) == 0 && c.hole == 0 {
-		if err := c.next(); err != nil {
-			return 0, apiError(err)
-		}
+	p = p[:min(int64(len(p)), left)]
+	if err := c.file.ReadAt(c.ctx, p, c.at); err != nil {
+		return 0, apiError(err)
 	}
-	var n int
-	if c.hole > 0 {
-		n = int(min(uint64(len(p)), c.hole, c.left))
-		clear(p[:n])
-		c.hole -= uint64(n)
-	} else {
-		n = copy(p[:min(uint64(len(p)), c.left)], c.chunk)
-		c.chunk = c.chunk[n:]
-	}
-	c.left -= uint64(n)
-	return n, nil
-}
-
-// next takes the next extent.
-func (c *content) next() error {
-	if err := c.fill(); err != nil {
-		return err
-	}
-	if len(c.queue) == 0 {
-		return fmt.Errorf("file ends %d bytes early: %w", c.left, io.ErrUnexpectedEOF)
-	}
-	x := c.queue[0]
-	c.queue = c.queue[1:]
-	c.ahead -= x.Length
-	if x.Hole {
-		c.hole = x.Length
-		return nil
-	}
-	var err error
-	c.chunk, err = c.view.Chunk(c.ctx, x.Digest)
-	return err
-}
-
-// fill keeps the queue long when it is half empty, and tells the store what comes.
-func (c *content) fill() error {
-	if c.ended || c.ahead >= lookAhead/2 && len(c.queue) > 0 {
-		return nil
-	}
-	var want []digest.Digest
-	for c.ahead < lookAhead || len(c.queue) == 0 {
-		x, err := c.it.Next(c.ctx)
-		if errors.Is(err, io.EOF) {
-			c.ended = true
-			break
-		}
-		if err != nil {
-			return err
-		}
-		c.queue = append(c.queue, x)
-		c.ahead += x.Length
-		if !x.Hole {
-			want = append(want, x.Digest)
-		}
-	}
-	if len(want) > 1 {
-		c.view.ReadAhead(want)
-	}
-	return nil
+	c.at += int64(len(p))
+	return len(p), nil
 }
 
 // Close implements io.Closer.
