@@ -13,7 +13,7 @@ import (
 var libvirtTools = []string{"libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "unshare"}
 
 // consolePatience is for guests under emulation on a busy machine.
-const consolePatience = 4 * time.Minute
+const consolePatience = 10 * time.Minute
 
 // Libvirt is a libvirtd for one test.
 type Libvirt struct {
