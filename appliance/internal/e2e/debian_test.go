@@ -108,7 +108,7 @@ func (c guestConsole) verify(lv *machines.Libvirt, domain string, ticks int) {
 	lv.Virsh("define", definition)
 	lv.Virsh("start", domain)
 	said := ""
-	machines.Eventually(c.t, "the guest has verified its files", 4*time.Minute, func() bool {
+	machines.Eventually(c.t, "the guest has verified its files", 15*time.Minute, func() bool {
 		b, _ := os.ReadFile(c.file)
 		_, rest, _ := strings.Cut(string(b), "GUEST-VERIFY")
 		line, _, whole := strings.Cut(rest, "\n")
