@@ -25,7 +25,7 @@ CROSS := linux/amd64 linux/arm64 windows/amd64 windows/arm64 darwin/amd64 darwin
 # What the targets need beyond Go, as Debian packages.
 # A libvirtd with QEMU, a guest that boots in it, and an sshd.
 MACHINE_DEPS := libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 openssh-client openssh-server openssh-sftp-server \
-                busybox-static syslinux syslinux-common cpio openssl debootstrap
+                busybox-static syslinux syslinux-common cpio openssl debootstrap ovmf swtpm swtpm-tools
 TEST_DEPS  := gcc libc6-dev rsync acl attr e2fsprogs postgresql procps systemd util-linux qemu-utils fdisk ntfs-3g mtools dosfstools xfsprogs nbdkit libnbd-bin python3-libnbd fio $(MACHINE_DEPS)
 BENCH_DEPS := restic borgbackup xz-utils fuse3 util-linux python3-pyfuse3
 NBD_DEPS   := qemu-utils nbdkit libnbd-bin fio $(if $(findstring -boot,$(BENCH_ARGS)),debootstrap fdisk qemu-system-x86)

@@ -1,6 +1,8 @@
 package machines
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -85,8 +87,27 @@ func (x *machine) define(ctx context.Context) (*sms.MachineDefinition, error) {
 		return nil, err
 	}
 	d := r.Definition
-	return &sms.MachineDefinition{XML: s.xml, NVRAM: s.nvram, Name: r.Name, NewIdentity: d.NewIdentity, Network: d.Network, NoNetwork: d.NoNetwork,
+	nvram, packed, err := orderable(s.nvram)
+	if err != nil {
+		return nil, err
+	}
+	return &sms.MachineDefinition{XML: s.xml, NVRAM: nvram, NVRAMGzip: packed, TPM: s.tpm, Name: r.Name, NewIdentity: d.NewIdentity, Network: d.Network, NoNetwork: d.NoNetwork,
 		Paused: d.Paused, Start: d.Start, Overwrite: d.Overwrite}, nil
+}
+
+// maxPlainNVRAM is how many bytes of a firmware's variables fit into an order beside the definition: OVMF's have 528 KiB at most.
+const maxPlainNVRAM = 528 << 10
+
+// orderable returns variables as they go into an order; larger ones (AAVMF's have 64 MiB, most of them zeros) packed.
+func orderable(nvram []byte) (plain, packed []byte, err error) {
+	if len(nvram) <= maxPlainNVRAM {
+		return nvram, nil, nil
+	}
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, err = w.Write(nvram)
+	err = errors.Join(err, w.Close())
+	return nil, b.Bytes(), err
 }
 
 func (x *machine) boot(ctx context.Context) error {
@@ -211,7 +232,9 @@ func (x *machine) restoring(j *sms.MachineJob) {
 	case j.Error != "":
 		x.fail(errors.New(j.Error))
 	default:
-		x.change(func(r *record) { r.State, r.UUID, r.Problem = Restored, j.UUID, ""; r.Name = orElse(j.Name, r.Name) })
+		x.change(func(r *record) {
+			r.State, r.UUID, r.Problem, r.Name, r.Warnings = Restored, j.UUID, "", orElse(j.Name, r.Name), j.Warnings
+		})
 		x.wake()
 	}
 }

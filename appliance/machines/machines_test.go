@@ -1,9 +1,12 @@
 package machines
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -61,8 +64,8 @@ func newRig(t *testing.T) *rig {
 	r.exports = exports.New(exports.Options{FS: vfs.NewMem(), Dir: "/overlays", BootID: overlay.BootID{1}, Reserve: 1})
 	must(t, r.exports.Load(t.Context()))
 	r.exports.Attach(t.Context(), r)
-	r.machine = r.save(map[string]string{"backup.json": `{"version": 1, "uuid": "` + testUUID + `", "name": "shop", "nvram": "/x", "disks": [
-		{"target": "vda", "file": "vda.raw"}, {"target": "vdb", "file": "vdb.raw"}]}`, "domain.xml": "<domain/>", "nvram": "variables",
+	r.machine = r.save(map[string]string{"backup.json": `{"version": 1, "uuid": "` + testUUID + `", "name": "shop", "nvram": "/x", "tpm": "/t", "disks": [
+		{"target": "vda", "file": "vda.raw"}, {"target": "vdb", "file": "vdb.raw"}]}`, "domain.xml": "<domain/>", "nvram": "variables", "tpm": "secrets",
 		"vda.raw": "a disk", "vdb.raw": "another disk"})
 	r.files = r.save(map[string]string{"notes": "a note"})
 	return r
@@ -76,7 +79,7 @@ func (n *nodeSink) PutNode(_ context.Context, d digest.Digest, rec []byte) error
 	return nil
 }
 
-// save stores files of one chunk.
+// save stores files of one chunk; "tpm" is a directory with one of this content.
 func (r *rig) save(files map[string]string) dedup.SavesetID {
 	r.t.Helper()
 	ctx := r.t.Context()
@@ -89,11 +92,26 @@ func (r *rig) save(files map[string]string) dedup.SavesetID {
 	var nodes nodeSink
 	var chunks frame.Packer
 	root := recipe.NewDirBuilder(&nodes, digest.NewHasher(hash.Node))
+	entry := func(name, content string) recipe.Entry {
+		d := data.Sum([]byte(content))
+		chunks.Add(d, []byte(content))
+		return recipe.Entry{Name: name, Mode: recipe.ModeRegular | 0o600, Size: uint64(len(content)), Content: recipe.Content{Kind: recipe.OneChunk, Digest: d}}
+	}
+	folder := func(name string, e recipe.Entry, t recipe.Totals) (recipe.Entry, recipe.Totals) {
+		b := recipe.NewDirBuilder(&nodes, digest.NewHasher(hash.Node))
+		must(r.t, b.Add(ctx, e, t))
+		ref, err := b.Finish(ctx)
+		must(r.t, err)
+		return recipe.Entry{Name: name, Mode: recipe.ModeDir | 0o700, Content: recipe.Content{Kind: recipe.DirTree, Digest: ref.Digest}}, ref.Totals
+	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		d := data.Sum([]byte(files[name]))
-		chunks.Add(d, []byte(files[name]))
-		must(r.t, root.Add(ctx, recipe.Entry{Name: name, Mode: recipe.ModeRegular | 0o600, Size: uint64(len(files[name])),
-			Content: recipe.Content{Kind: recipe.OneChunk, Digest: d}}, recipe.Totals{}))
+		e, t := entry(name, files[name]), recipe.Totals{}
+		if name == "tpm" {
+			e.Name = "tpm2-00.permall"
+			e, t = folder("tpm2", e, t)
+			e, t = folder("tpm", e, t)
+		}
+		must(r.t, root.Add(ctx, e, t))
 	}
 	ref, err := root.Finish(ctx)
 	must(r.t, err)
@@ -276,7 +294,8 @@ func TestBootAndMove(t *testing.T) {
 		t.Errorf("%+v", i)
 	}
 	o := r.host.last(sms.MachineBoot)
-	if d := o.Definition; d == nil || d.XML != "<domain/>" || string(d.NVRAM) != "variables" || !d.NoNetwork || d.Name != "shop" {
+	if d := o.Definition; d == nil || d.XML != "<domain/>" || string(d.NVRAM) != "variables" || !d.NoNetwork || d.Name != "shop" ||
+		len(d.TPM) != 1 || d.TPM[0].Path != "tpm2/tpm2-00.permall" || string(d.TPM[0].Data) != "secrets" {
 		t.Errorf("ordered %+v", d)
 	}
 	for n, d := range i.Disks {
@@ -488,6 +507,26 @@ func TestRestore(t *testing.T) {
 				t.Errorf("%+v after %v", i, v)
 			}
 		})
+	}
+}
+
+// Variables too large for an order go packed.
+func TestLargeNVRAM(t *testing.T) {
+	for _, size := range []int{0, maxPlainNVRAM, maxPlainNVRAM + 1, 4 << 20} {
+		plain, packed, err := orderable(make([]byte, size))
+		must(t, err)
+		if len(packed) == 0 {
+			if len(plain) != size || size > maxPlainNVRAM {
+				t.Errorf("of %d bytes %d go as they are", size, len(plain))
+			}
+			continue
+		}
+		r, err := gzip.NewReader(bytes.NewReader(packed))
+		must(t, err)
+		n, err := io.Copy(io.Discard, r)
+		if err != nil || n != int64(size) || len(plain) > 0 || len(packed) > 128<<10 {
+			t.Errorf("%d bytes packed to %d, %d plain; %v", size, len(packed), len(plain), err)
+		}
 	}
 }
 

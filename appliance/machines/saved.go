@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"coffer/appliance/exports"
+	"coffer/appliance/sms"
 	"coffer/dedup"
 	"coffer/dedup/recipe"
 )
@@ -21,6 +23,10 @@ const (
 	documentVersion = 1
 	maxDefinition   = 4 << 20
 	maxNVRAM        = 64 << 20
+	tpmName         = "tpm"
+	maxTPM          = 128 << 10 // bytes of a TPM's state: swtpm has some 10 KiB
+	maxTPMFiles     = 64
+	maxTPMDepth     = 3
 )
 
 // saved is what a saveset says of its machine.
@@ -28,6 +34,7 @@ type saved struct {
 	client, task, name, uuid string
 	xml                      string
 	nvram                    []byte
+	tpm                      []sms.MachineFile
 	disks                    []savedDisk
 }
 
@@ -43,6 +50,7 @@ type savedDocument struct {
 		File   string `json:"file"`
 	} `json:"disks"`
 	NVRAM string `json:"nvram"`
+	TPM   string `json:"tpm"`
 }
 
 // read reads the machine of a saveset. Kind Invalid where it has none.
@@ -86,7 +94,55 @@ func (m *Manager) read(ctx context.Context, id dedup.SavesetID) (_ *saved, err e
 			return nil, noMachine(id, err)
 		}
 	}
+	if d.TPM != "" {
+		root, _, err := recipe.Lookup(ctx, view, mf.Root.Digest, tpmName)
+		if err == nil {
+			err = s.readTPM(ctx, view, root, "", maxTPMDepth)
+		}
+		if err != nil {
+			return nil, noMachine(id, fmt.Errorf("read the state of its TPM: %w", err))
+		}
+	}
 	return s, nil
+}
+
+// readTPM reads the files of a TPM's state below a directory.
+func (s *saved) readTPM(ctx context.Context, view exports.Reading, dir recipe.Entry, above string, depth int) error {
+	if !dir.IsDir() || depth == 0 {
+		return fmt.Errorf("%s is no directory, or too deep", tpmName+"/"+above)
+	}
+	if dir.Content.Digest.IsZero() { // empty
+		return nil
+	}
+	for it := recipe.NewDirIter(view, dir.Content.Digest); ; {
+		e, _, err := it.Next(ctx)
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		case e.IsDir():
+			if err := s.readTPM(ctx, view, e, above+e.Name+"/", depth-1); err != nil {
+				return err
+			}
+			continue
+		}
+		b, err := readEntry(ctx, view, e, maxTPM)
+		if err != nil {
+			return err
+		}
+		s.tpm = append(s.tpm, sms.MachineFile{Path: above + e.Name, Data: b})
+		if size := tpmSize(s.tpm); len(s.tpm) > maxTPMFiles || size > maxTPM {
+			return fmt.Errorf("it has %d files of %d bytes: %d of %d are the most", len(s.tpm), size, maxTPMFiles, maxTPM)
+		}
+	}
+}
+
+func tpmSize(files []sms.MachineFile) (n int) {
+	for _, f := range files {
+		n += len(f.Data)
+	}
+	return n
 }
 
 // noMachine tells a saveset that is of no machine from one that cannot be read.
@@ -107,6 +163,11 @@ func readFile(ctx context.Context, view exports.Reading, name string, limit uint
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
+	return readEntry(ctx, view, e, limit)
+}
+
+func readEntry(ctx context.Context, view exports.Reading, e recipe.Entry, limit uint64) ([]byte, error) {
+	name := e.Name
 	if e.Size > limit {
 		return nil, fmt.Errorf("read %s: it has %d bytes, at most %d are taken", name, e.Size, limit)
 	}

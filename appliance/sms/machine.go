@@ -53,16 +53,26 @@ type MachineDisk struct {
 
 // MachineDefinition says how a saved machine becomes a new one.
 type MachineDefinition struct {
-	XML         string `json:"xml"` // as it was saved
-	NVRAM       []byte `json:"nvram,omitempty"`
-	Name        string `json:"name,omitempty"` // empty: the saved one
-	NewIdentity bool   `json:"new_identity,omitempty"`
-	Network     string `json:"network,omitempty"` // instead of those that were saved
-	NoNetwork   bool   `json:"no_network,omitempty"`
-	Paused      bool   `json:"paused,omitempty"` // of boot: start it, and have it wait
-	Start       bool   `json:"start,omitempty"`  // of restore
+	XML   string `json:"xml"` // as it was saved
+	NVRAM []byte `json:"nvram,omitempty"`
+	// NVRAMGzip stands in for an NVRAM that is too large for an order.
+	NVRAMGzip []byte `json:"nvram_gzip,omitempty"`
+	// TPM is the state of its emulated TPM.
+	TPM         []MachineFile `json:"tpm,omitempty"`
+	Name        string        `json:"name,omitempty"` // empty: the saved one
+	NewIdentity bool          `json:"new_identity,omitempty"`
+	Network     string        `json:"network,omitempty"` // instead of those that were saved
+	NoNetwork   bool          `json:"no_network,omitempty"`
+	Paused      bool          `json:"paused,omitempty"` // of boot: start it, and have it wait
+	Start       bool          `json:"start,omitempty"`  // of restore
 	// Overwrite lets restore take the place of a machine of this name or identity, once the new one is complete.
 	Overwrite bool `json:"overwrite,omitempty"`
+}
+
+// MachineFile is a small file: its path below a directory that is known, and what it holds.
+type MachineFile struct {
+	Path string `json:"path"`
+	Data []byte `json:"data"`
 }
 
 // MachineReply answers a MachineOrder.
@@ -84,5 +94,6 @@ type MachineJob struct {
 	Done     uint64      `json:"done"`           // bytes, of all disks
 	Total    uint64      `json:"total"`
 	Finished bool        `json:"finished,omitempty"`
+	Warnings []string    `json:"warnings,omitempty"`
 	Error    string      `json:"error,omitempty"` // of a finished one: why it failed; all that it made is gone
 }

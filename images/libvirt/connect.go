@@ -36,13 +36,14 @@ var _ rpc = (*golibvirt.Libvirt)(nil)
 // Conn is a connection to the libvirtd of one host, and to that host's files. Methods may be called from many goroutines.
 // A call whose context ends returns at once; libvirtd may still do what it was asked.
 type Conn struct {
-	uri   URI
-	files Files
-	dial  func(ctx context.Context, socket string) (net.Conn, error)
-	lv    rpc
-	raw   *golibvirt.Libvirt // nil in tests with a fake
-	nc    net.Conn           // raw's
-	close func() error       // what is below: the tunnel
+	uri    URI
+	files  Files
+	placer Placer
+	dial   func(ctx context.Context, socket string) (net.Conn, error)
+	lv     rpc
+	raw    *golibvirt.Libvirt // nil in tests with a fake
+	nc     net.Conn           // raw's
+	close  func() error       // what is below: the tunnel
 
 	calls sync.WaitGroup
 }
@@ -59,7 +60,7 @@ func Connect(ctx context.Context, uri URI) (*Conn, error) {
 	if uri.SSH {
 		err = c.throughSSH(ctx)
 	} else {
-		c.files, c.dial = Local{}, dialUnix
+		c.files, c.placer, c.dial = Local{}, Local{}, dialUnix
 	}
 	if err == nil {
 		err = c.open(ctx)
@@ -146,6 +147,9 @@ func (c *Conn) call(ctx context.Context, op string, call func(lv rpc) error) err
 
 // Raw is libvirt's own API, for calls that this package has no method for. It knows no contexts.
 func (c *Conn) Raw() *golibvirt.Libvirt { return c.raw }
+
+// URI says which libvirtd it is.
+func (c *Conn) URI() URI { return c.uri }
 
 // Files are the files of the host.
 func (c *Conn) Files() Files { return c.files }

@@ -7,6 +7,8 @@
 //	connect.go    the connection; guard.go bounds what arrives on it
 //	ssh.go        hosts without an agent: ssh subprocesses that carry libvirtd's socket, the NBD socket, and files
 //	sftp.go       the files of such a host; files.go what they are for the rest of the package
+//	place.go      files that are written there; tpm.go the state of a TPM among them
+//	expose.go     sockets of this machine that such a host gets, for NBD
 //	inventory.go  domains; domain.go what a backup needs of their XML
 //	names.go      how all that we make on a host is called
 //	checkpoint.go reference points of later backups

@@ -65,7 +65,7 @@ func TestParseURI(t *testing.T) {
 }
 
 func TestSSHNeverAsksAndNeverTrusts(t *testing.T) {
-	args := strings.Join(sshArgs(URI{Host: "h", User: "u", Port: "1", KeyFile: "/k", KnownHosts: "/a b%"}, "/l", "/r"), " ")
+	args := strings.Join(sshArgs(URI{Host: "h", User: "u", Port: "1", KeyFile: "/k", KnownHosts: "/a b%"}, "-L", "/l:/r"), " ")
 	for _, want := range []string{"-o BatchMode=yes", "-o StrictHostKeyChecking=yes", `-o UserKnownHostsFile="/a b%%" -o GlobalKnownHostsFile=none`,
 		"-o ExitOnForwardFailure=yes", "-i /k", "-l u", "-p 1", "-L /l:/r", "-s -- h sftp"} {
 		if !strings.Contains(args, want) {

@@ -18,7 +18,7 @@ import (
 
 // tunnel is one ssh process. Its session is the SFTP subsystem, which carries files and keeps the process alive: when this
 // program dies, however it does, the session sees the end of its input, and ssh ends with it. Beside it ssh forwards one
-// unix socket of the host into a directory that only this user can enter.
+// unix socket of the host into a directory that only this user can enter, or sockets of this machine to the host.
 type tunnel struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
@@ -41,7 +41,8 @@ const (
 
 // sshArgs are the arguments of ssh. Nothing is asked for, and an unknown or changed host key ends it: whatever a
 // configuration says, for these come first and the first one counts (ssh_config(5)).
-func sshArgs(u URI, local, remote string) []string {
+// forwards are the arguments that say which sockets ssh carries.
+func sshArgs(u URI, forwards ...string) []string {
 	args := []string{"-T", "-x", "-a"}
 	for _, o := range []string{"BatchMode=yes", "StrictHostKeyChecking=yes", "ControlMaster=no", "ControlPath=none", "PermitLocalCommand=no",
 		"ExitOnForwardFailure=yes", "StreamLocalBindMask=0177", "ConnectTimeout=20", "ServerAliveInterval=15", "ServerAliveCountMax=4"} {
@@ -59,9 +60,7 @@ func sshArgs(u URI, local, remote string) []string {
 	if u.Port != "" {
 		args = append(args, "-p", u.Port)
 	}
-	if remote != "" {
-		args = append(args, "-L", local+":"+remote)
-	}
+	args = append(args, forwards...)
 	return append(args, "-s", "--", u.Host, "sftp")
 }
 
@@ -70,14 +69,22 @@ func sshQuote(path string) string {
 	return `"` + strings.ReplaceAll(path, "%", "%%") + `"`
 }
 
-// openTunnel starts ssh and waits until the host answers. remote is the socket to forward, or empty.
-func openTunnel(ctx context.Context, u URI, remote string) (*tunnel, error) {
+// openTunnel starts ssh and waits until the host answers. remote is the socket of the host to reach, or empty; back are sockets
+// of this machine that the host gets, by their paths there.
+func openTunnel(ctx context.Context, u URI, remote string, back map[string]string) (*tunnel, error) {
 	t := &tunnel{errors: &tail{}, ended: make(chan struct{})}
 	var err error
 	if t.dir, err = os.MkdirTemp("", tunnelPrefix+strconv.Itoa(os.Getpid())+"-"); err != nil {
 		return nil, err
 	}
-	t.cmd = exec.Command("ssh", sshArgs(u, t.socket(), remote)...) // not of ctx, which is for the opening alone
+	var forwards []string
+	if remote != "" {
+		forwards = append(forwards, "-L", t.socket()+":"+remote)
+	}
+	for there, here := range back {
+		forwards = append(forwards, "-R", there+":"+here)
+	}
+	t.cmd = exec.Command("ssh", sshArgs(u, forwards...)...) // not of ctx, which is for the opening alone
 	t.cmd.Stderr = t.errors
 	out, err := t.cmd.StdoutPipe()
 	if err == nil {
@@ -138,11 +145,11 @@ func (t *tunnel) close() error {
 // throughSSH makes the connection one over ssh. The first usual socket that the host has is the one that is forwarded.
 func (c *Conn) throughSSH(ctx context.Context) error {
 	sweepTunnels()
-	t, err := openTunnel(ctx, c.uri, "")
+	t, err := openTunnel(ctx, c.uri, "", nil)
 	if err != nil {
 		return err
 	}
-	c.files, c.close = t.sftp, t.close
+	c.files, c.placer, c.close = t.sftp, t.sftp, t.close
 	c.dial = func(ctx context.Context, socket string) (net.Conn, error) { return dialTunnel(ctx, c.uri, socket) }
 	return nil
 }
@@ -152,7 +159,7 @@ func dialTunnel(ctx context.Context, u URI, socket string) (net.Conn, error) {
 	if !strings.HasPrefix(socket, "/") || strings.ContainsAny(socket, ":\x00\n") {
 		return nil, fmt.Errorf("ssh cannot forward the socket %q", socket)
 	}
-	t, err := openTunnel(ctx, u, socket)
+	t, err := openTunnel(ctx, u, socket, nil)
 	if err != nil {
 		return nil, err
 	}

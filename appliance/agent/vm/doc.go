@@ -28,8 +28,9 @@
 //
 // # Machines on exports
 //
-// Machines boots, moves and restores machines as the appliance orders: relays.go carries their disks, move.go and restore.go are
-// its long works. What they make on a host bears the machine's id (leftover.go), so that an agent that was killed finds it
+// Machines boots, moves and restores machines as the appliance orders: relays.go carries their disks, beside_machine.go places
+// what they need beside these, move.go and restore.go are its long works. A host that ssh reaches gets the sockets of the disks by
+// ssh's own forwarding (libvirt.Expose). What they make on a host bears the machine's id (leftover.go), so that an agent that was killed finds it
 // again: it goes on with a move, and takes a restore back that did not come to its end.
 //
 // # Where to add

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"strings"
 
@@ -32,6 +33,14 @@ const asideMark = "-replaced-by-"
 
 // socketDir is where QEMU finds the exports of a machine, on its host.
 func (ms *Machines) socketDir(id string) string { return path.Join(ms.RunDir, id) }
+
+// carryDir is where this agent has the sockets that ssh carries to the host of a machine.
+func (ms *Machines) carryDir(id string) string { return ms.socketDir(id) + "-far" }
+
+// removeSockets removes the directories of sockets that an agent has left that was killed.
+func (ms *Machines) removeSockets(ctx context.Context, c *libvirt.Conn, id string) error {
+	return errors.Join(os.RemoveAll(ms.carryDir(id)), c.RemoveDir(ctx, ms.socketDir(id)))
+}
 
 // onExports tells whether a disk of a machine on the host is one of our exports still.
 func (ms *Machines) onExports(id string, d *libvirt.Domain) bool {
@@ -133,21 +142,18 @@ func (ms *Machines) takeUp(ctx context.Context, c *libvirt.Conn, m *machine, o s
 	switch o.Expect {
 	case sms.MachineBoot:
 		d, err := ms.locate(ctx, c, m, o.UUID)
-		if d != nil {
-			m.uuid = d.UUID
+		if err != nil || d == nil {
+			return err
 		}
-		return err
+		m.uuid = d.UUID
+		return c.TPMs().Settle(ctx, d.UUID, m.id)
 	case sms.MachineRestore:
 		d, err := ms.locate(ctx, c, m, o.UUID)
 		if err != nil || d == nil || !d.Persistent {
 			return err
 		}
-		m.finished(sms.MachineJob{Verb: sms.MachineRestore, UUID: d.UUID, Name: d.Name})
-		old, err := asideOf(ctx, c, m.id)
-		if err == nil && old != nil {
-			err = c.Undefine(ctx, old)
-		}
-		return err
+		left := settleRestore(ctx, c, m.id, d.UUID)
+		m.finished(sms.MachineJob{Verb: sms.MachineRestore, UUID: d.UUID, Name: d.Name, Warnings: left})
 	}
 	return nil
 }

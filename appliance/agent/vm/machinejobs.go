@@ -4,50 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"coffer/appliance/sms"
 	"coffer/images/libvirt"
 )
-
-// nvramDir is where libvirt keeps the variables of firmwares: QEMU may read and write there.
-const nvramDir = "/var/lib/libvirt/qemu/nvram"
-
-func nvramPath(id string) string { return nvramDir + "/coffer-" + id + "_VARS.fd" }
-
-// placeNVRAM writes the saved variables of the firmware to a file of the machine's own.
-func (m *machine) placeNVRAM(d *sms.MachineDefinition, def *libvirt.Machine) error {
-	if len(d.NVRAM) == 0 {
-		return nil
-	}
-	if err := os.MkdirAll(nvramDir, 0o755); err != nil {
-		return err
-	}
-	m.nvram = nvramPath(m.id)
-	if err := os.WriteFile(m.nvram, d.NVRAM, 0o600); err != nil {
-		return err
-	}
-	if m.relays.chown {
-		if err := os.Chown(m.nvram, m.relays.user.UID, m.relays.user.GID); err != nil {
-			return err
-		}
-	}
-	def.NVRAM = m.nvram
-	return nil
-}
-
-func (m *machine) removeNVRAM() error {
-	if m.nvram == "" {
-		return nil
-	}
-	err := os.Remove(m.nvram)
-	m.nvram = ""
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
-}
 
 // startJob runs a move or restore in a goroutine of its own.
 func (ms *Machines) startJob(m *machine, verb sms.MachineVerb, work func(ctx context.Context, c *libvirt.Conn, j *jobMeter) error) error {

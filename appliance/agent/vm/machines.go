@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -60,8 +59,8 @@ func (ms *Machines) Order(ctx context.Context, o sms.MachineOrder) (*sms.Machine
 	if err != nil {
 		return nil, sms.Errorf(sms.CodeRefused, "%w", err)
 	}
-	if uri.SSH && o.Verb != sms.MachineState {
-		return nil, sms.Errorf(sms.CodeRefused, "machines boot and are restored by an agent on their own host: install one on %s", uri.Host)
+	if uri.SSH && o.Verb == sms.MachineRestore {
+		return nil, sms.Errorf(sms.CodeRefused, "machines are restored by an agent on their own host: install one on %s, or boot the machine there and move it", uri.Host)
 	}
 	c, err := libvirt.Connect(ctx, uri)
 	if err != nil {
@@ -84,7 +83,7 @@ func (ms *Machines) Order(ctx context.Context, o sms.MachineOrder) (*sms.Machine
 	case sms.MachineDrop:
 		err = ms.drop(ctx, c, m, o)
 	case sms.MachineRelease:
-		err = ms.release(m)
+		err = ms.release(ctx, c, m)
 	case sms.MachineState:
 		err = ms.takeUp(ctx, c, m, o)
 	default:
@@ -159,12 +158,25 @@ func (ms *Machines) openRelays(ctx context.Context, c *libvirt.Conn, m *machine,
 	if len(disks) == 0 {
 		return errors.New("the order names no disks")
 	}
-	user, chown, err := c.QEMUUser(ctx)
+	owner, err := qemuUser(ctx, c)
 	if err != nil {
 		return err
 	}
-	m.relays, err = openRelays(ctx, ms.socketDir(m.id), disks, ms.Dial, m.log, user, chown)
+	if u := c.URI(); u.SSH {
+		m.relays, err = openFar(ctx, u, ms.carryDir(m.id), ms.socketDir(m.id), disks, ms.Dial, m.log, owner)
+	} else {
+		m.relays, err = openRelays(ctx, ms.socketDir(m.id), disks, ms.Dial, m.log, owner)
+	}
 	return err
+}
+
+// qemuUser is who QEMU's files belong to; nil: whoever makes them.
+func qemuUser(ctx context.Context, c *libvirt.Conn) (*libvirt.User, error) {
+	user, ok, err := c.QEMUUser(ctx)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &user, nil
 }
 
 // boot starts a machine on exports.
@@ -180,15 +192,12 @@ func (ms *Machines) boot(ctx context.Context, c *libvirt.Conn, m *machine, o sms
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, m.undo())
+			err = errors.Join(err, m.undo(context.WithoutCancel(ctx), c))
 		}
 	}()
 	def := definition(o.Definition)
 	def.NBD = m.relays.disks()
-	if err := m.placeNVRAM(o.Definition, &def); err != nil {
-		return nil, err
-	}
-	xml, lost, err := def.Definition()
+	xml, uuid, lost, err := m.place(ctx, c, o.Definition, def)
 	if err != nil {
 		return nil, err
 	}
@@ -198,6 +207,9 @@ func (ms *Machines) boot(ctx context.Context, c *libvirt.Conn, m *machine, o sms
 	}
 	m.uuid = d.UUID
 	ms.watch(m)
+	if err := c.TPMs().Settle(ctx, uuid, m.id); err != nil { // libvirt removes it with the machine
+		m.log.Warn("a mark is left beside the state of the machine's TPM", "error", err)
+	}
 	return lost, nil
 }
 
@@ -206,8 +218,8 @@ func definition(d *sms.MachineDefinition) libvirt.Machine {
 }
 
 // undo takes back what was made for a machine that does not run.
-func (m *machine) undo() error {
-	err := m.removeNVRAM()
+func (m *machine) undo(ctx context.Context, c *libvirt.Conn) error {
+	err := m.unplace(ctx, c)
 	if m.relays != nil {
 		err = errors.Join(err, m.relays.close())
 		m.relays = nil
@@ -323,7 +335,7 @@ func (ms *Machines) drop(ctx context.Context, c *libvirt.Conn, m *machine, o sms
 	if err := errors.Join(putBack(ctx, c, m.id), sweepImages(ctx, c, o.Pool, m.id)); err != nil {
 		return err
 	}
-	if err := errors.Join(ms.dropChangeover(m.id), m.undo(), os.RemoveAll(ms.socketDir(m.id))); err != nil {
+	if err := errors.Join(ms.dropChangeover(m.id), m.undo(ctx, c), ms.removeSockets(ctx, c, m.id)); err != nil {
 		return err
 	}
 	ms.forget(m)
@@ -333,7 +345,7 @@ func (ms *Machines) drop(ctx context.Context, c *libvirt.Conn, m *machine, o sms
 var errDropped = errors.New("the machine is dropped")
 
 // release gives exports back.
-func (ms *Machines) release(m *machine) error {
+func (ms *Machines) release(ctx context.Context, c *libvirt.Conn, m *machine) error {
 	m.endJob(errors.New("the machine's exports are given back"))
 	m.unwatch()
 	if m.relays != nil {
@@ -343,7 +355,7 @@ func (ms *Machines) release(m *machine) error {
 		m.relays = nil
 	}
 	ms.forget(m)
-	return os.RemoveAll(ms.socketDir(m.id)) // of an agent that was killed
+	return ms.removeSockets(ctx, c, m.id)
 }
 
 func (ms *Machines) forget(m *machine) {

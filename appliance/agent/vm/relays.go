@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
 
 	"coffer/appliance/sms"
@@ -17,10 +18,11 @@ import (
 
 // relays are the sockets of one machine: QEMU connects to them, and finds the appliance's exports.
 type relays struct {
-	dir   string
-	by    map[string]*relayed // by target
-	user  libvirt.User
-	chown bool
+	dir    string              // of the sockets here
+	hosted string              // of the sockets where QEMU runs: the same, but on a host that ssh reaches
+	by     map[string]*relayed // by target
+	owner  *libvirt.User       // of the sockets; nil: this program's user
+	far    *libvirt.Exposed    // nil: QEMU runs here
 }
 
 // relayed is one export on one socket.
@@ -37,8 +39,8 @@ type relayed struct {
 type dialer func(ctx context.Context) (net.Conn, error)
 
 // openRelays makes the sockets below dir, which is made. What fails leaves none of them.
-func openRelays(ctx context.Context, dir string, disks []sms.MachineDisk, dial dialer, log *slog.Logger, user libvirt.User, chown bool) (*relays, error) {
-	r := &relays{dir: dir, by: map[string]*relayed{}, user: user, chown: chown}
+func openRelays(ctx context.Context, dir string, disks []sms.MachineDisk, dial dialer, log *slog.Logger, owner *libvirt.User) (*relays, error) {
+	r := &relays{dir: dir, hosted: dir, by: map[string]*relayed{}, owner: owner}
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, err
 	}
@@ -49,6 +51,23 @@ func openRelays(ctx context.Context, dir string, disks []sms.MachineDisk, dial d
 		}
 		r.by[d.Target] = x
 	}
+	return r, nil
+}
+
+// openFar makes them here, below dir, and on a host that ssh reaches, below hosted.
+func openFar(ctx context.Context, u libvirt.URI, dir, hosted string, disks []sms.MachineDisk, dial dialer, log *slog.Logger, owner *libvirt.User) (*relays, error) {
+	r, err := openRelays(ctx, dir, disks, dial, log, nil)
+	if err != nil {
+		return nil, err
+	}
+	sockets := map[string]string{}
+	for _, x := range r.by {
+		sockets[filepath.Base(x.socket)] = x.socket
+	}
+	if r.far, err = libvirt.Expose(ctx, u, hosted, sockets, owner, log); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	r.hosted = hosted
 	return r, nil
 }
 
@@ -82,8 +101,8 @@ func (r *relays) listen(socket string) (net.Listener, error) {
 		return nil, err
 	}
 	err = os.Chmod(socket, 0o600)
-	if err == nil && r.chown {
-		err = os.Chown(socket, r.user.UID, r.user.GID)
+	if err == nil && r.owner != nil {
+		err = os.Chown(socket, r.owner.UID, r.owner.GID)
 	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -94,6 +113,9 @@ func (r *relays) listen(socket string) (net.Listener, error) {
 // close ends them all and removes their directory.
 func (r *relays) close() error {
 	var errs []error
+	if r.far != nil {
+		errs = append(errs, r.far.Close())
+	}
 	for _, x := range r.by {
 		x.stop()
 		errs = append(errs, x.dev.Close())
@@ -107,7 +129,7 @@ func (r *relays) close() error {
 func (r *relays) disks() map[string]libvirt.NBDDisk {
 	out := make(map[string]libvirt.NBDDisk, len(r.by))
 	for target, x := range r.by {
-		out[target] = libvirt.NBDDisk{Export: x.export, Socket: x.socket}
+		out[target] = libvirt.NBDDisk{Export: x.export, Socket: path.Join(r.hosted, filepath.Base(x.socket))}
 	}
 	return out
 }

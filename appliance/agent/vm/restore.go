@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,49 +25,66 @@ func (ms *Machines) restore(ctx context.Context, c *libvirt.Conn, m *machine, o 
 		return err
 	}
 	err = ms.startJob(m, sms.MachineRestore, func(ctx context.Context, c *libvirt.Conn, j *jobMeter) error {
-		d, err := m.restoreAll(ctx, c, o, format, j)
+		d, lost, err := m.restoreAll(ctx, c, o, format, j)
 		if d != nil {
 			m.jobMu.Lock()
 			defer m.jobMu.Unlock()
-			j.job.UUID, j.job.Name = d.UUID, d.Name
+			j.job.UUID, j.job.Name, j.job.Warnings = d.UUID, d.Name, lost
 		}
 		return err
 	})
 	if err != nil {
-		return errors.Join(err, m.undo())
+		return errors.Join(err, m.undo(context.WithoutCancel(ctx), c))
 	}
 	return nil
 }
 
 // restoreAll copies the disks, defines the machine and starts it. An old machine goes when the new one is complete. What fails
 // leaves the host as it was.
-func (m *machine) restoreAll(ctx context.Context, c *libvirt.Conn, o sms.MachineOrder, format string, j *jobMeter) (_ *libvirt.Domain, err error) {
+func (m *machine) restoreAll(ctx context.Context, c *libvirt.Conn, o sms.MachineOrder, format string, j *jobMeter) (_ *libvirt.Domain, lost []string, err error) {
 	undo := context.WithoutCancel(ctx)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, sweepImages(undo, c, o.Pool, m.id), m.removeNVRAM())
+			err = errors.Join(err, sweepImages(undo, c, o.Pool, m.id), m.unplace(undo, c))
 		}
 	}()
 	name, old, err := oldMachine(ctx, c, o.Definition)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	def := definition(o.Definition)
 	if def.Files, err = m.copyDisks(ctx, c, o.Pool, name, format, j); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if err := m.placeNVRAM(o.Definition, &def); err != nil {
-		return nil, err
-	}
-	xml, _, err := def.Definition()
+	p, err := clearPlace(undo, c, m.id, o.Definition, old)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	d, err := takePlace(undo, c, m.id, xml, old, o.Definition.Start)
-	if err == nil {
-		m.nvram = "" // it is the machine's now
+	xml, uuid, lost, err := m.place(undo, c, o.Definition, def)
+	if err != nil {
+		return nil, nil, errors.Join(err, p.restore(undo, nil))
 	}
-	return d, err
+	d, err := p.take(undo, xml, o.Definition.Start)
+	if err != nil {
+		return nil, nil, err
+	}
+	m.nvram = "" // it is the machine's now
+	return d, append(lost, settleRestore(undo, c, m.id, uuid)...), nil
+}
+
+// settleRestore removes what is not needed any more once a restored machine is there. What cannot be removed is told.
+func settleRestore(ctx context.Context, c *libvirt.Conn, id, uuid string) (left []string) {
+	if err := c.TPMs().Settle(ctx, uuid, id); err != nil {
+		left = append(left, err.Error())
+	}
+	old, err := asideOf(ctx, c, id)
+	if err == nil && old != nil {
+		err = c.Undefine(ctx, old)
+	}
+	if err != nil {
+		left = append(left, "the machine whose place it took is still defined: "+err.Error())
+	}
+	return left
 }
 
 // copyDisks makes the images.
@@ -91,29 +109,8 @@ func (m *machine) copyDisks(ctx context.Context, c *libvirt.Conn, pool, name, fo
 	return files, nil
 }
 
-// takePlace defines a complete machine, and starts it where it should be. The old one, where there is one, stops before and goes
-// after: what fails puts it back, and starts it again if it ran.
-func takePlace(ctx context.Context, c *libvirt.Conn, id, xml string, old *libvirt.Domain, start bool) (*libvirt.Domain, error) {
-	p := place{c: c, id: id, old: old}
-	err := p.clear(ctx, xml)
-	var d *libvirt.Domain
-	if err == nil {
-		d, err = c.Define(ctx, xml)
-	}
-	if err == nil && start {
-		err = c.Boot(ctx, d)
-	}
-	if err != nil {
-		return nil, errors.Join(err, p.restore(ctx, d))
-	}
-	if p.aside {
-		err = c.Undefine(ctx, old)
-	}
-	return d, err
-}
-
-// place is where an old machine is that a new one replaces.
-type place struct {
+// oldPlace is where an old machine is that a new one replaces.
+type oldPlace struct {
 	c     *libvirt.Conn
 	id    string
 	old   *libvirt.Domain // nil: none
@@ -124,30 +121,38 @@ type place struct {
 	moved bool            // it has the new one's name now, and will be defined over
 }
 
-// clear stops the old machine, and sees to it that the new one can be defined. libvirt takes a definition for that of a machine
-// that is there if both name and UUID are the same, and refuses it if one of them is.
-func (p *place) clear(ctx context.Context, xml string) (err error) {
-	if p.old == nil {
-		return nil
+// clearPlace stops the old machine, where there is one, and sees to it that the new one can be defined. libvirt takes a
+// definition for that of a machine that is there if both name and UUID are the same, and refuses it if one of them is.
+func clearPlace(ctx context.Context, c *libvirt.Conn, id string, d *sms.MachineDefinition, old *libvirt.Domain) (*oldPlace, error) {
+	p := &oldPlace{c: c, id: id, old: old}
+	if old == nil {
+		return p, nil
 	}
-	name, uuid, err := libvirt.Identity(xml)
+	name, uuid, err := libvirt.Identity(d.XML)
+	if err == nil {
+		err = p.clear(ctx, cmp.Or(d.Name, name), uuid, d.NewIdentity)
+	}
 	if err != nil {
-		return err
+		return nil, errors.Join(fmt.Errorf("take the old machine's place: %w", err), p.restore(ctx, nil))
 	}
+	return p, nil
+}
+
+func (p *oldPlace) clear(ctx context.Context, name, uuid string, newIdentity bool) (err error) {
 	if p.xml, err = p.c.XML(ctx, p.old); err != nil {
 		return err
 	}
 	p.name = p.old.Name
 	if p.old.Active() {
 		if err := p.c.Destroy(ctx, p.old); err != nil {
-			return fmt.Errorf("take the old machine's place: %w", err)
+			return err
 		}
 		p.ran = true
 	}
 	switch {
 	case !p.old.Persistent: // it is gone
 		return nil
-	case p.old.UUID != uuid:
+	case newIdentity || p.old.UUID != uuid:
 		err = p.c.Rename(ctx, p.old, setAside(p.name, p.id))
 		p.aside = err == nil
 	case p.old.Name != name:
@@ -156,14 +161,24 @@ func (p *place) clear(ctx context.Context, xml string) (err error) {
 	default:
 		err = p.c.ForgetCheckpoints(ctx, p.old)
 	}
-	if err != nil {
-		return fmt.Errorf("take the old machine's place: %w", err)
+	return err
+}
+
+// take defines the new machine, and starts it where it should be. What fails puts the old one back, and starts it again if it
+// ran.
+func (p *oldPlace) take(ctx context.Context, xml string, start bool) (*libvirt.Domain, error) {
+	d, err := p.c.Define(ctx, xml)
+	if err == nil && start {
+		err = p.c.Boot(ctx, d)
 	}
-	return nil
+	if err != nil {
+		return nil, errors.Join(err, p.restore(ctx, d))
+	}
+	return d, nil
 }
 
 // restore puts the old machine back; d is the new one, nil where it was not defined.
-func (p *place) restore(ctx context.Context, d *libvirt.Domain) error {
+func (p *oldPlace) restore(ctx context.Context, d *libvirt.Domain) error {
 	var faults []error
 	note := func(err error) { faults = append(faults, err) }
 	if d != nil {
@@ -180,6 +195,7 @@ func (p *place) restore(ctx context.Context, d *libvirt.Domain) error {
 		_, err := p.c.Define(ctx, p.xml)
 		note(err)
 	}
+	note(p.c.TPMs().Sweep(ctx, p.id)) // before it is started
 	switch {
 	case !p.ran:
 	case p.old.Persistent:

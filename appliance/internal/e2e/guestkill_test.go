@@ -24,12 +24,9 @@ type fleet struct {
 	rng               *rand.Rand
 }
 
-func newFleet(t *testing.T, mib int, d machines.Domain, change ...func(*machines.Libvirt)) *fleet {
+func newFleet(t *testing.T, mib int, d machines.Domain) *fleet {
 	t.Helper()
 	lv := machines.StartLibvirt(t)
-	for _, c := range change {
-		c(lv)
-	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	f := &fleet{rng: rand.New(rand.NewPCG(seed, 2)), pool: filepath.Join(lv.Dir, "pool"), want: map[string]string{}}
@@ -47,7 +44,13 @@ func newFleet(t *testing.T, mib int, d machines.Domain, change ...func(*machines
 	}
 	f.host = &host{newLab(t), lv, d.Name, d.Disks[0]}
 	f.on = client + "=" + lv.URI()
+	f.lab.agent.Enter = lv.Enter()
+	f.killAgent(func() {})
 	lv.Define(d)
+	if d.OS != "" { // its first start makes its firmware's variables, and the state of its TPM
+		lv.Virsh("start", d.Name)
+		lv.Virsh("destroy", d.Name)
+	}
 	f.add()
 	f.saveset = f.backup(f.domain, api.LevelFull, api.RunSuccess).Saveset
 	if err := os.Mkdir(f.pool, 0o755); err != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"coffer/api"
@@ -15,8 +16,10 @@ import (
 type Agent struct {
 	Client string
 	Dir    string // its state directory
-	a      *Appliance
-	p      *process
+	// Enter begins the command line of its next start: a program that puts it into a namespace. It must not fork.
+	Enter []string
+	a     *Appliance
+	p     *process
 }
 
 // Agent adds a client, enrols an agent for it with a fresh token, starts it and
@@ -51,7 +54,8 @@ func (g *Agent) Enrol(ctx context.Context, token string) *exec.Cmd {
 
 // Launch starts the agent's process, for the first time or again.
 func (g *Agent) Launch(context.Context) error {
-	cmd := exec.Command(g.a.program("coffer-agent"), "run", "--state", g.Dir)
+	line := append(slices.Clone(g.Enter), g.a.program("coffer-agent"), "run", "--state", g.Dir)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env = os.Environ()
 	p, err := startProcess("coffer-agent "+g.Client, g.Log(), cmd, g.a.Detach)
 	g.p = p

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -162,8 +163,8 @@ type SSHD struct {
 	KeyFile, KnownHosts string
 }
 
-// StartSSHD starts an sshd on loopback that lets root in by a key.
-func StartSSHD(t testing.TB) *SSHD {
+// StartSSHD starts an sshd on loopback that lets root in by a key. enter begins its command line: see Libvirt.Enter.
+func StartSSHD(t testing.TB, enter ...string) *SSHD {
 	t.Helper()
 	Need(t, "sshd", "ssh", "ssh-keygen")
 	dir := Dir(t)
@@ -175,7 +176,7 @@ func StartSSHD(t testing.TB) *SSHD {
 		t.Fatal(err)
 	}
 	for range 5 { // another program may take the port between
-		if s.start(t, dir) {
+		if s.start(t, dir, enter) {
 			return s
 		}
 	}
@@ -183,7 +184,7 @@ func StartSSHD(t testing.TB) *SSHD {
 	return nil
 }
 
-func (s *SSHD) start(t testing.TB, dir string) bool {
+func (s *SSHD) start(t testing.TB, dir string, enter []string) bool {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -203,7 +204,8 @@ func (s *SSHD) start(t testing.TB, dir string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(look("sshd"), "-D", "-e", "-f", conf)
+	line := append(slices.Clone(enter), look("sshd"), "-D", "-e", "-f", conf)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -53,6 +53,16 @@ func (l *Libvirt) For(t testing.TB) *Libvirt {
 // URI reaches it through its socket.
 func (l *Libvirt) URI() string { return "qemu+unix:///system?socket=" + l.Socket }
 
+// Enter begins the command line of a program that is to see the files of this libvirtd, such as /var/lib/libvirt, as it does.
+func (l *Libvirt) Enter() []string {
+	l.t.Helper()
+	pid, err := os.ReadFile(filepath.Join(l.Dir, "libvirtd.pid"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return []string{"nsenter", "--mount=/proc/" + strings.TrimSpace(string(pid)) + "/ns/mnt", "--"}
+}
+
 // SSH is the URI that reaches it through an sshd.
 func (l *Libvirt) SSH(s *SSHD) string {
 	return fmt.Sprintf("qemu+ssh://root@127.0.0.1:%s/system?socket=%s&keyfile=%s&known_hosts=%s", s.Port, l.Socket, s.KeyFile, s.KnownHosts)
