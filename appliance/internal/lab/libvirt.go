@@ -155,8 +155,14 @@ func (l *Libvirt) Write(domain string, i int, what string) {
 // Console waits until a domain's console says something.
 func Console(t testing.TB, file, text string, times int) {
 	t.Helper()
+	var said []byte
+	defer func() {
+		if strings.Count(string(said), text) < times {
+			t.Logf("the console ends with\n%s", said[max(0, len(said)-2000):])
+		}
+	}()
 	Eventually(t, text+" on the console", consolePatience, func() bool {
-		b, _ := os.ReadFile(file)
-		return strings.Count(string(b), text) >= times
+		said, _ = os.ReadFile(file)
+		return strings.Count(string(said), text) >= times
 	})
 }
