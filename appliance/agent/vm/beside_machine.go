@@ -26,16 +26,25 @@ func variables(d *sms.MachineDefinition) ([]byte, error) {
 	if len(d.NVRAMGzip) == 0 {
 		return d.NVRAM, nil
 	}
-	r, err := gzip.NewReader(bytes.NewReader(d.NVRAMGzip))
+	b, err := unpack(d.NVRAMGzip, maxNVRAM)
 	if err != nil {
 		return nil, fmt.Errorf("unpack the firmware's variables: %w", err)
 	}
-	b, err := io.ReadAll(io.LimitReader(r, maxNVRAM+1))
-	if err == nil && len(b) > maxNVRAM {
-		err = fmt.Errorf("they have more than %d bytes", maxNVRAM)
+	return b, nil
+}
+
+// unpack reads gzip. It fails where more than most bytes come out.
+func unpack(packed []byte, most int64) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = fmt.Errorf("there are more than %d bytes", most)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("unpack the firmware's variables: %w", err)
+		return nil, err
 	}
 	return b, nil
 }
