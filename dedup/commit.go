@@ -182,6 +182,7 @@ func (r *Run) leave(ctx context.Context, failed bool) error {
 // release gives pins and leases back. It needs end held.
 func (r *Run) release() {
 	r.ended = true
+	r.endLookBack()
 	r.pins.release()
 	r.s.releaseLeases(r.opts.Parents)
 	r.s.mu.Lock()

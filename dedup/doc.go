@@ -46,7 +46,9 @@
 //
 // Data that changes a little from run to run comes to lie in many containers. Each run counts in how many a reader finds
 // each 64 MiB (Manifest.Switches). A run that may rewrite is told "missing" for up to 5 % of what it has, where the last
-// 64 MiB lie in more than 16 containers, in those that give least: where they lie in fewer there is little to gain. Its
+// 64 MiB lie in more than 16 containers, in those that give least: where they lie in fewer there is little to gain. It is told
+// so first, where it names a saveset that it is likely to be like (RunOptions.Previous), for the frames of which that one has
+// least, and less than half: who reads it decodes them all, for little. Its
 // copy takes the entry in the index over: only while no other run pins the old container, and none can until it is done
 // (takeOver). What lies there then is garbage. A collection that marked the old copy keeps the new one, for its container is
 // young.

@@ -133,12 +133,3 @@ func (p *readerPool) hasher(r *reader, dir *container.Directory) (*digest.Hasher
 	}
 	return h.data, nil
 }
-
-// locateQuietly finds a digest without telling an error: it is for hints.
-func (s *Store) locateQuietly(d digest.Digest) found {
-	places, err := s.indexed(context.Background(), []digest.Digest{d})
-	if err != nil {
-		return found{}
-	}
-	return places[0]
-}

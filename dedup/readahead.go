@@ -84,16 +84,14 @@ func (v *View) ReadAhead(ds []digest.Digest) {
 	if v.alive() != nil {
 		return
 	}
-	places := make([]found, len(ds))
-	v.s.dirs.find(ds, places)
+	places, err := v.s.locate(context.Background(), ds) // as who reads them does
+	if err != nil {
+		return // who needs them meets the error himself
+	}
 	pre := v.s.prefetch()
 	defer pre.flush()
 	var last Loc
-	for i := range places {
-		at := places[i]
-		if at.dir == nil {
-			at = v.s.locateQuietly(ds[i])
-		}
+	for _, at := range places {
 		if at.dir == nil || at.dir.Kind() != container.Data {
 			continue
 		}

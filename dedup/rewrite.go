@@ -45,12 +45,13 @@ func defaultLayout() layoutScale {
 }
 
 // layout follows where the data lies that a run has, in the order in which the run asks for it, and picks what is stored
-// anew.
+// anew: what lies in thin frames (thin.go), as soon as those are known, and what lies scattered.
 //
 // The gain is counted before anything is spent: what a container gives to the window that was read last, stored anew, saves
 // a reader one switch there. So of the containers that the window lies in beyond the calm number, those that give least to
 // it, up to 5 % of it together, are thin. A chunk that lies in one is stored anew, as long as that is at most 5 % of all that
-// the run has. The answer depends on nothing but the questions before it, their order, and where the chunks lie.
+// the run has. The answer depends on nothing but the questions before it, their order, where the chunks lie, and the thin
+// frames.
 type layout struct {
 	scale   layoutScale
 	rewrite bool
@@ -58,6 +59,7 @@ type layout struct {
 	mu        sync.Mutex // guards all below
 	bytes     uint64     // that the run has: had, and stored
 	rewritten uint64
+	frames    thinFrames                     // nil: not known yet
 	coming    uint64                         // of rewritten, what was not stored yet
 	own       map[container.ID]struct{}      // written by the run: what lies there is not stored anew
 	moves     map[digest.Digest]container.ID // answered "missing" though there, not sealed yet, and where they lie
@@ -89,14 +91,15 @@ func (l *layout) had(ds []digest.Digest, at []found, out []bool) {
 		case dir.Kind() != container.Data:
 			out[i] = true
 		default:
-			out[i] = !l.asked(ds[i], dir.ID(), uint64(dir.Row(at[i].slot).Length))
+			out[i] = !l.asked(ds[i], at[i].loc(), uint64(dir.Row(at[i].slot).Length))
 		}
 	}
 }
 
-// asked takes note of a chunk of n bytes in a container, and reports whether the run is to store it anew. It needs mu held.
-func (l *layout) asked(d digest.Digest, id container.ID, n uint64) (anew bool) {
-	anew = l.worth(d, id, n)
+// asked takes note of a chunk of n bytes in a frame, and reports whether the run is to store it anew. It needs mu held.
+func (l *layout) asked(d digest.Digest, at Loc, n uint64) (anew bool) {
+	id := at.Container
+	anew = l.worth(d, at, n)
 	l.age(id, n)
 	if anew {
 		l.moves[d] = id
@@ -109,16 +112,28 @@ func (l *layout) asked(d digest.Digest, id container.ID, n uint64) (anew bool) {
 }
 
 // worth needs mu held.
-func (l *layout) worth(d digest.Digest, id container.ID, n uint64) bool {
-	if !l.rewrite || l.thin == 0 || (l.rewritten+n)*rewriteShare > l.bytes || len(l.moves) >= maxMoves {
+func (l *layout) worth(d digest.Digest, at Loc, n uint64) bool {
+	if !l.rewrite || (l.rewritten+n)*rewriteShare > l.bytes || len(l.moves) >= maxMoves {
 		return false
 	}
-	if m, seen := l.met[id]; !seen || l.bytes-m.since < l.scale.doubt || l.gives(id) > l.thin {
+	if _, thin := l.frames[at]; !thin && !l.scattered(at.Container) {
 		return false
 	}
-	_, own := l.own[id]
+	_, own := l.own[at.Container]
 	_, moving := l.moves[d]
 	return !own && !moving
+}
+
+// scattered reports whether a container gives too little to the window. It needs mu held.
+func (l *layout) scattered(id container.ID) bool {
+	m, seen := l.met[id]
+	return l.thin > 0 && seen && l.bytes-m.since >= l.scale.doubt && l.gives(id) <= l.thin
+}
+
+func (l *layout) setThin(frames thinFrames) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.frames = frames
 }
 
 // stored takes note of chunks that the run put into a container of its own.

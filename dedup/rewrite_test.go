@@ -47,7 +47,7 @@ func (a *agedImage) generation(changed map[int]bool, rewrite bool) (switches, an
 	for i := range a.at {
 		if changed[i] || a.at[i] == 0 {
 			l.stored(a.put(i), simBlock)
-		} else if l.asked(blockDigest(i), a.at[i], simBlock) {
+		} else if l.asked(blockDigest(i), Loc{Container: a.at[i]}, simBlock) {
 			l.stored(a.put(i), simBlock)
 		}
 	}
@@ -110,7 +110,7 @@ func TestRewriteCopies(t *testing.T) {
 	l, block := newLayout(true), 0
 	ask := func(container container.ID, blocks int) (anew int) {
 		for range blocks {
-			if block++; l.asked(blockDigest(block), container, simBlock) {
+			if block++; l.asked(blockDigest(block), Loc{Container: container}, simBlock) {
 				anew++
 			}
 		}

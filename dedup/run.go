@@ -26,6 +26,9 @@ type RunOptions struct {
 	// Rewrite lets the run store up to 5 % of what it has anew, where reading it back would gather it from many containers:
 	// Have answers "missing" for such chunks. It is for runs that read everything again (FULL, COPY, streams).
 	Rewrite bool
+	// Previous is a saveset that the run is likely to be like: the last one of the same source. Where Rewrite is set, the frames of
+	// which that one has little are stored anew before all else, as long as it is there. Its zero value: none is known.
+	Previous SavesetID
 }
 
 // Run writes one saveset. It holds a lease on its parents and pins every container that it wrote or was told "have"
@@ -47,6 +50,8 @@ type Run struct {
 	damage  uint64 // version of the damage list when the run began
 	// firstKey is the oldest store key that a container of the run may name.
 	firstKey uint32
+
+	endLookBack func() // ends the look at Previous and waits for that
 
 	end   sync.Mutex // held by Commit and Abort
 	ended bool       // guarded by end
@@ -75,7 +80,7 @@ func (s *Store) Begin(ctx context.Context, opts RunOptions) (*Run, error) {
 		return nil, err
 	}
 	r := &Run{s: s, opts: opts, domain: domain, log: s.log.With("run", opts.ID), pins: newPinSet(s.containers), known: newKnownSet(), lanes: &laneSet{},
-		layout: newLayout(opts.Rewrite)}
+		layout: newLayout(opts.Rewrite), endLookBack: func() {}}
 	r.nodes = newNodeWriter(r)
 	r.damage = s.damage.now()
 	for i, id := range opts.Parents {
@@ -92,6 +97,7 @@ func (s *Store) Begin(ctx context.Context, opts RunOptions) (*Run, error) {
 	}
 	r.firstKey = s.ring.Current() // before the run is seen: who finds no run with an old key finds no container to come
 	s.runs[r] = struct{}{}
+	r.lookBack(opts.Previous)
 	return r, nil
 }
 

@@ -57,6 +57,8 @@ type Store struct {
 	oldObjects atomic.Bool // an object was met, or must be expected, that names an old store key
 	storeKeys  keyCensus
 
+	thinking chan struct{} // holds one element while a saveset's frames are counted: one at a time, for the memory
+
 	mu     sync.Mutex
 	closed bool              // guarded by mu
 	runs   map[*Run]struct{} // guarded by mu
@@ -87,6 +89,7 @@ func start(ctx context.Context, opts Options, keysAndDomain func(*Store, context
 		frames: newFrameCache(opts.FrameMemory), nodes: newFrameCache(opts.NodeMemory), damage: newDamageList(),
 	}
 	s.frames.grown = opts.FramesHeld
+	s.thinking = make(chan struct{}, 1)
 	steps := []func(context.Context) error{
 		s.lock,
 		func(ctx context.Context) error { return keysAndDomain(s, ctx) },

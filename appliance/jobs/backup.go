@@ -48,6 +48,7 @@ type backup struct {
 	key      string // SourceKey
 	decision Decision
 	chain    chainRuns
+	previous dedup.SavesetID // the task's last saveset in the pool; zero: there is none
 	sealing  sealing
 	store    Store
 	into     StoreRun
@@ -104,6 +105,11 @@ func (b *backup) prepare(requested Level) (err error) {
 	}
 	b.decision = Decide(b.task.Type, requested, b.key, sets, harmed)
 	b.chain = chainOf(sets)
+	if len(sets) > 0 {
+		if b.previous, err = dedup.ParseSavesetID(sets[0].ID); err != nil {
+			return err
+		}
+	}
 	if b.decision.Reason == ReasonChainBroken && len(harmed) > 0 {
 		b.note(sms.SeverityInfo, "chain_broken", "a saveset of the chain is damaged: everything is read and sent that is missed")
 	}
@@ -132,7 +138,7 @@ func (b *backup) harmed() (map[string]bool, error) {
 // open begins the store's run and the view of the parent.
 func (b *backup) open() error {
 	// A run without a parent reads everything: it is the one that can mend how the saveset lies.
-	opts := dedup.RunOptions{ID: b.id, Rewrite: b.decision.Parent == nil, Domain: b.sealing.domain.ID, SealedBy: b.sealing.by}
+	opts := dedup.RunOptions{ID: b.id, Rewrite: b.decision.Parent == nil, Previous: b.previous, Domain: b.sealing.domain.ID, SealedBy: b.sealing.by}
 	if p := b.decision.Parent; p != nil {
 		id, err := dedup.ParseSavesetID(p.ID)
 		if err != nil {

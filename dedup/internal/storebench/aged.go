@@ -59,14 +59,14 @@ func (b *bench) ageing(ctx context.Context, name string, src source, rewrite boo
 	}
 	defer func() { _ = s.Close() }()
 	t := &b.table
-	stored := uint64(0)
+	stored, last := uint64(0), dedup.SavesetID{}
 	for gen := 1; gen <= generations; gen++ {
-		m, err := backup(ctx, s, dedup.RunOptions{ID: fmt.Sprintf("generation %d", gen), Rewrite: rewrite},
+		m, err := backup(ctx, s, dedup.RunOptions{ID: fmt.Sprintf("generation %d", gen), Rewrite: rewrite, Previous: last},
 			func(c *client) error { return src.send(ctx, c) })
 		if err != nil {
 			return err
 		}
-		stored += m.Stored
+		stored, last = stored+m.Stored, m.ID
 		if gen != 1 && gen%10 != 0 {
 			src.age()
 			continue

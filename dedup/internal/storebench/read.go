@@ -203,23 +203,24 @@ func decodeAll(frames []frame.Frame) (err error) {
 // meanwhile by who gets them, on all processors.
 func restoreAll(ctx context.Context, v *dedup.View, ds []piece) error {
 	g, ctx := errgroup.WithContext(ctx)
-	const ahead = 16 // frames between the two
-	frames := make(chan frame.Frame, ahead)
 	decoders := runtime.GOMAXPROCS(0)
+	frames, free := make(chan sentFrame, 16+1+decoders), make(chan *dedup.FrameBuffer, 16+1+decoders) // and one at each end
+	for range cap(free) {
+		free <- new(dedup.FrameBuffer)
+	}
 	g.Go(func() error {
 		defer close(frames)
-		bufs, n := make([]dedup.FrameBuffer, ahead+1+decoders), 0 // and one at each end
-		next := func() *dedup.FrameBuffer { n++; return &bufs[n%len(bufs)] }
-		return windows(ds, func(w []digest.Digest) error { return sendWindow(ctx, v, w, next, frames) })
+		return windows(ds, func(w []digest.Digest) error { return sendWindow(ctx, v, w, free, frames) })
 	})
 	for range decoders {
 		g.Go(func() (err error) {
 			dec := frame.NewDecoder()
 			var plain []byte
 			for f := range frames {
-				if plain, err = dec.Decode(f, plain[:0]); err != nil {
+				if plain, err = dec.Decode(f.Frame, plain[:0]); err != nil {
 					return err
 				}
+				free <- f.in
 			}
 			return nil
 		})
@@ -227,21 +228,29 @@ func restoreAll(ctx context.Context, v *dedup.View, ds []piece) error {
 	return g.Wait()
 }
 
-func sendWindow(ctx context.Context, v *dedup.View, w []digest.Digest, next func() *dedup.FrameBuffer, to chan<- frame.Frame) error {
+// sentFrame lies in a buffer.
+type sentFrame struct {
+	frame.Frame
+	in *dedup.FrameBuffer
+}
+
+func sendWindow(ctx context.Context, v *dedup.View, w []digest.Digest, free <-chan *dedup.FrameBuffer, to chan<- sentFrame) error {
 	items, err := v.Plan(ctx, w)
 	if err != nil {
 		return err
 	}
 	for _, it := range items {
-		f, err := v.Frame(ctx, it.Loc, next())
-		if err != nil {
-			return err
-		}
+		var buf *dedup.FrameBuffer
 		select {
-		case to <- f:
+		case buf = <-free:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		f, err := v.Frame(ctx, it.Loc, buf)
+		if err != nil {
+			return err
+		}
+		to <- sentFrame{f, buf} // there is room for all that there are
 	}
 	return nil
 }
