@@ -88,7 +88,8 @@ func (l *killLoop) victims() (ids []string) {
 func (l *killLoop) kill(within time.Duration) {
 	l.t.Helper()
 	bulk(l.t, l.part(l.rng.IntN(8)), 100, 64<<10, l.rng.Uint64())
-	ctx := context.WithoutCancel(l.t.Context())
+	ctx, giveUp := context.WithCancel(context.WithoutCancel(l.t.Context()))
+	defer giveUp()
 	before := l.newestRun()
 	// Slow enough to be met.
 	jobs := [][]string{{"store", "gc", "--sparse", "1", "--rate", "16MiB"}, {"store", "check", "--rate", "32MiB"}}
@@ -116,6 +117,7 @@ func (l *killLoop) kill(within time.Duration) {
 	time.Sleep(within/3 + time.Duration(l.rng.Int64N(int64(within))))
 	l.noteCut()
 	l.Kill()
+	giveUp() // a command that follows a run waits minutes for a daemon to come back
 	<-maintained
 	<-ended
 	revive, cancel := context.WithTimeout(l.t.Context(), time.Minute)
