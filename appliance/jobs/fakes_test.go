@@ -26,7 +26,8 @@ type fakeStore struct {
 	viewErr   map[dedup.SavesetID]error
 	harmed    map[dedup.SavesetID]bool
 	aborted   int
-	views     int // open ones
+	views     int                // open ones
+	begun     []dedup.RunOptions // guarded by mu
 }
 
 func (s *fakeStore) Domain() dedup.Domain { return dedup.Domain{} }
@@ -42,6 +43,9 @@ func (s *fakeStore) Harmed(context.Context) (map[dedup.SavesetID]bool, error) {
 }
 
 func (s *fakeStore) Begin(_ context.Context, o dedup.RunOptions) (StoreRun, error) {
+	s.mu.Lock()
+	s.begun = append(s.begun, o)
+	s.mu.Unlock()
 	return &fakeStoreRun{s: s, opts: o}, nil
 }
 

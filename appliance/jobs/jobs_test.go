@@ -70,6 +70,22 @@ func TestChainOfLevelsWithEOL(t *testing.T) {
 	}
 }
 
+// A run that reads everything may mend how its data lies, by what the task's last saveset looks like.
+func TestRunsKnowTheLastSaveset(t *testing.T) {
+	g := newRig(t)
+	full := g.backup("etc", Full)
+	incr := g.backup("etc", Incr)
+	g.backup("etc", Full)
+	for i, want := range []struct {
+		rewrite  bool
+		previous string
+	}{{true, dedup.SavesetID{}.String()}, {false, full.Saveset}, {true, incr.Saveset}} {
+		if o := g.store.begun[i]; o.Rewrite != want.rewrite || o.Previous.String() != want.previous {
+			t.Errorf("run %d: rewrite %t, previous %s; want %t, %s", i, o.Rewrite, o.Previous, want.rewrite, want.previous)
+		}
+	}
+}
+
 func TestWarningsAndNotices(t *testing.T) {
 	g := newRig(t)
 	g.agents.script = commitWith(sms.Commit{Counters: sms.Counters{Entries: 3, Source: time.Second}},
