@@ -70,7 +70,7 @@ fuzz: go ## run every fuzz target for FUZZTIME (30s, 10000x)
 	    echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg > /tmp/coffer-fuzz.$$$$ 2>&1 \
 	      || { cat /tmp/coffer-fuzz.$$$$; rm -f /tmp/coffer-fuzz.$$$$; exit 1; }; tail -n 2 /tmp/coffer-fuzz.$$$$ | head -n 1; rm -f /tmp/coffer-fuzz.$$$$; done; done
 
-test-lab: deps-test ## the README's commands on a bare Debian 12 (debootstrap, about 15 minutes); LAB=short checks the installation only
+test-lab: deps-test ## the README's commands on a bare Debian 12 (debootstrap), NBD's peers, a Debian guest (about an hour); LAB=short checks the installation only
 	@appliance/image/lab.sh $(if $(filter short,$(LAB)),short,full)
 ifneq ($(LAB),short)
 	$(call need,$(NBDLAB_DEPS))

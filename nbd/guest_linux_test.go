@@ -74,7 +74,7 @@ func TestGuest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			out, err := exec.CommandContext(t.Context(), labguest, "--mod", "nbd "+c.fs, "--timeout", "900",
+			out, err := exec.CommandContext(t.Context(), labguest, "--mod", "nbd "+c.fs, "--timeout", "1800",
 				"--env", "PORT="+port, "--env", "FS="+c.fs, "--env", "QUIET="+c.quiet, "--env", "FSCK="+c.fsck, "--env", "TLS="+flags,
 				"-c", onDevice).CombinedOutput()
 			if err != nil || !strings.Contains(string(out), "GUEST-OK") {

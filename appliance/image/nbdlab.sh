@@ -8,7 +8,7 @@ top=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
 cd "$top"
 export COFFER_LONG=1 COFFER_REQUIRE_LAB=1 CGO_ENABLED=0
 go=${GO:-go}
-"$go" test -count=1 -timeout 30m ./nbd
+"$go" test -count=1 -timeout 60m ./nbd
 "$go" test -run '^$' -fuzz '^FuzzServer$' -fuzztime "${FUZZTIME:-10m}" ./nbd
-"$go" test -count=1 -timeout 30m -v -run '^TestDebianGuest$' ./appliance/internal/e2e
+"$go" test -count=1 -timeout 60m -v -run '^TestDebianGuest$' ./appliance/internal/e2e
 echo "nbd lab: passed"
