@@ -158,7 +158,7 @@ func (f *fleet) killAgent(meanwhile func()) {
 // settles waits until a machine is in one of these states, and has come to its end if that is one.
 func (f *fleet) settles(id string, states ...api.GuestState) (g api.Guest) {
 	f.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
+	deadline := time.Now().Add(4 * time.Minute)
 	for {
 		g = decode[api.Guest](f.lab, "vm", "show", id)
 		for _, s := range states {
