@@ -15,9 +15,10 @@ const (
 	sequenceNear = 2 << 20
 	// sequenceMin is how many reads, and sequenceBytes how many bytes, make a sequence.
 	sequenceMin   = 3
-	sequenceBytes = 128 << 10
-	// aheadMin and aheadMax are how far ahead of a sequence chunks are brought in, at first and in the end.
-	aheadMin = 1 << 20
+	sequenceBytes = 256 << 10
+	// aheadMin and aheadMax are how far ahead of a sequence chunks are brought in, at least and at most; in between, as far as
+	// the sequence is long, so that in vain is at most as much as was read: a booting guest reads many short ones.
+	aheadMin = 256 << 10
 	aheadMax = 8 << 20
 )
 
@@ -33,7 +34,6 @@ type sequence struct {
 	bytes uint64 // that were read
 	reads int
 	ahead uint64 // up to where chunks were asked for
-	reach uint64 // how far ahead they are
 	used  uint64 // when; 0: never
 }
 
@@ -50,11 +50,12 @@ func (s *sequences) note(off, n, size uint64) (from, to uint64) {
 	if q.reads < sequenceMin || q.bytes < sequenceBytes {
 		return 0, 0
 	}
-	from, to = max(q.ahead, q.head), min(q.head+q.reach, size)
-	if to <= from || to < size && to-from < q.reach/4 {
+	reach := min(max(q.bytes, aheadMin), aheadMax)
+	from, to = max(q.ahead, q.head), min(q.head+reach, size)
+	if to <= from || to < size && to-from < reach/4 {
 		return 0, 0 // little to gain yet
 	}
-	q.ahead, q.reach = to, min(2*q.reach, aheadMax)
+	q.ahead = to
 	return from, to
 }
 
@@ -72,7 +73,7 @@ func (s *sequences) find(off, n uint64) *sequence {
 			oldest = q
 		}
 	}
-	*oldest = sequence{head: off, reach: aheadMin}
+	*oldest = sequence{head: off}
 	return oldest
 }
 
