@@ -3,6 +3,7 @@
 package vm_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -189,7 +190,7 @@ func TestMachinesOnExports(t *testing.T) {
 	t.Cleanup(func() { _ = ms.Close() })
 	order := func(o sms.MachineOrder) *sms.MachineReply {
 		t.Helper()
-		o.ID, o.URI = "0123456789ab", lv.URI()
+		o.ID, o.URI = cmp.Or(o.ID, "0123456789ab"), lv.URI()
 		r, err := ms.Order(t.Context(), o)
 		if err != nil {
 			t.Fatalf("%s: %v", o.Verb, err)
@@ -253,16 +254,17 @@ func TestMachinesOnExports(t *testing.T) {
 func (g guest) restores(lv *lab.Libvirt, order func(sms.MachineOrder) *sms.MachineReply, xml string, disks []sms.MachineDisk) {
 	t := g.t
 	t.Helper()
+	const id = "0123456789ac" // another machine than the one that moved
 	restore := func(def sms.MachineDefinition) *sms.MachineJob {
 		t.Helper()
 		def.XML = xml
-		order(sms.MachineOrder{Verb: sms.MachineRestore, Disks: disks, Pool: "vms", Format: "qcow2", Definition: &def})
+		order(sms.MachineOrder{ID: id, Verb: sms.MachineRestore, Disks: disks, Pool: "vms", Format: "qcow2", Definition: &def})
 		var j *sms.MachineJob
 		lab.Eventually(t, "the restore", 4*time.Minute, func() bool {
-			j = order(sms.MachineOrder{Verb: sms.MachineState}).Job
+			j = order(sms.MachineOrder{ID: id, Verb: sms.MachineState}).Job
 			return j != nil && j.Finished
 		})
-		order(sms.MachineOrder{Verb: sms.MachineRelease})
+		order(sms.MachineOrder{ID: id, Verb: sms.MachineRelease})
 		return j
 	}
 	if j := restore(sms.MachineDefinition{Name: "web-test", NewIdentity: true}); !strings.Contains(j.Error, "there already") {
