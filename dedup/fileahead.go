@@ -16,8 +16,8 @@ const (
 	// sequenceMin is how many reads, and sequenceBytes how many bytes, make a sequence.
 	sequenceMin   = 3
 	sequenceBytes = 256 << 10
-	// aheadMin and aheadMax are how far ahead of a sequence chunks are brought in, at least and at most; in between, as far as
-	// the sequence is long, so that in vain is at most as much as was read: a booting guest reads many short ones.
+	// aheadMin and aheadMax are how far ahead of a sequence chunks are brought in, at least and at most; in between, half as far
+	// as the sequence is long, so that little is in vain: a booting guest reads many short ones.
 	aheadMin = 256 << 10
 	aheadMax = 8 << 20
 )
@@ -50,7 +50,7 @@ func (s *sequences) note(off, n, size uint64) (from, to uint64) {
 	if q.reads < sequenceMin || q.bytes < sequenceBytes {
 		return 0, 0
 	}
-	reach := min(max(q.bytes, aheadMin), aheadMax)
+	reach := min(max(q.bytes/2, aheadMin), aheadMax)
 	from, to = max(q.ahead, q.head), min(q.head+reach, size)
 	if to <= from || to < size && to-from < reach/4 {
 		return 0, 0 // little to gain yet
