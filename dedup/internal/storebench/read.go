@@ -259,11 +259,12 @@ func sendWindow(ctx context.Context, v *dedup.View, w []digest.Digest, free <-ch
 func mountAll(ctx context.Context, v *dedup.View, ds []piece) error {
 	const step, ahead = 64, 192
 	next := make([]digest.Digest, 0, ahead)
+	asked := 0
 	for i := range ds {
 		if i%step == 0 {
 			next = next[:0]
-			for _, c := range ds[i:min(len(ds), i+ahead)] {
-				next = append(next, c.d)
+			for ; asked < min(len(ds), i+ahead); asked++ {
+				next = append(next, ds[asked].d)
 			}
 			v.ReadAhead(next)
 		}
