@@ -171,7 +171,7 @@ func exportError(err error) error {
 	}
 	switch e.Kind {
 	case exports.NotFound:
-		return told(api.CodeNotFound, e.Error(), "")
+		return told(api.CodeNotFound, e.Error(), "see: coffer export list, coffer saveset ls ID")
 	case exports.Invalid:
 		return told(api.CodeBadRequest, e.Error(), "see: coffer saveset ls ID")
 	case exports.InUse:

@@ -1,7 +1,6 @@
 package exports
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"coffer/appliance/internal/durable"
 	"coffer/dedup"
 	"coffer/dedup/vfs"
 	"coffer/nbd/savesetdev"
@@ -43,8 +43,6 @@ type record struct {
 	Created time.Time       `json:"created"`
 	By      string          `json:"by,omitempty"`
 }
-
-var errNewerRecord = errors.New("written by a newer version of Coffer")
 
 // wireName is the name by which clients ask for the export.
 func (r *record) wireName() string {
@@ -81,22 +79,8 @@ func (r *record) encode() ([]byte, error) {
 }
 
 func decodeRecord(b []byte) (r record, err error) {
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(b, &head); err != nil {
+	if err := durable.DecodeRecord(b, recordVersion, &r); err != nil {
 		return r, err
-	}
-	if head.Version > recordVersion {
-		return r, fmt.Errorf("version %d: %w", head.Version, errNewerRecord)
-	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&r); err != nil {
-		return r, err
-	}
-	if r.Version != recordVersion {
-		return r, fmt.Errorf("version %d", r.Version)
 	}
 	return r, r.check()
 }

@@ -1,7 +1,6 @@
 package machines
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -88,8 +87,6 @@ type record struct {
 	By         string          `json:"by,omitempty"`
 }
 
-var errNewerRecord = errors.New("written by a newer version of Coffer")
-
 func validID(id string) bool {
 	return len(id) == idDigits && strings.Trim(id, "0123456789abcdef") == ""
 }
@@ -126,22 +123,8 @@ func knownState(s State) bool {
 }
 
 func decodeRecord(b []byte) (r record, err error) {
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(b, &head); err != nil {
+	if err := durable.DecodeRecord(b, recordVersion, &r); err != nil {
 		return r, err
-	}
-	if head.Version > recordVersion {
-		return r, fmt.Errorf("version %d: %w", head.Version, errNewerRecord)
-	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&r); err != nil {
-		return r, err
-	}
-	if r.Version != recordVersion {
-		return r, fmt.Errorf("version %d", r.Version)
 	}
 	return r, r.check()
 }

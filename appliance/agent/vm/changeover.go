@@ -51,10 +51,7 @@ func (ms *Machines) changeover(id string) (*changeover, error) {
 	}
 	var n changeover
 	if err == nil {
-		err = json.Unmarshal(b, &n)
-	}
-	if err == nil && n.Version != changeoverVersion {
-		err = fmt.Errorf("version %d is not known", n.Version)
+		err = durable.DecodeRecord(b, changeoverVersion, &n)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", ms.changeoverPath(id), err)

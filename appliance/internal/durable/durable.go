@@ -1,4 +1,5 @@
-// Package durable writes small files so that a crash leaves either the old or the new content, never a mixture.
+// Package durable writes small files so that a crash leaves either the old or the new content, never a mixture, and decodes
+// the versioned records that lie in some of them.
 // It owns nothing else: big data goes through dedup/vfs and dedup/blob.
 package durable
 
