@@ -38,6 +38,8 @@ type Streams struct {
 	Terminal bool
 	// Zone is the time zone of the times that are shown. Nil means the local one.
 	Zone *time.Location
+	// Now tells the time that a session's end and ages are reckoned from. Nil means time.Now.
+	Now func() time.Time
 }
 
 // Standard returns the process's own streams.
@@ -54,6 +56,9 @@ func Run(ctx context.Context, args []string, s Streams) int {
 	}
 	if a.Zone == nil {
 		a.Zone = time.Local
+	}
+	if a.Now == nil {
+		a.Now = time.Now
 	}
 	root := a.root()
 	root.SetArgs(args)

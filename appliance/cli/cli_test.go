@@ -47,6 +47,9 @@ type shellUser struct {
 	terminal bool
 }
 
+// sampleTime is the time that the sample server says it is: its sessions end twelve hours after its Epoch.
+func sampleTime() time.Time { return servertest.Epoch.Add(time.Hour) }
+
 func newUser(t *testing.T) *shellUser {
 	t.Helper()
 	return &shellUser{t: t, r: servertest.Start(t, servertest.New()), env: map[string]string{"COFFER_CONFIG_DIR": filepath.Join(t.TempDir(), "coffer")}}
@@ -56,7 +59,7 @@ func newUser(t *testing.T) *shellUser {
 func (u *shellUser) run(in string, args ...string) (code int, out, errOut string) {
 	var o, e bytes.Buffer
 	code = Run(u.t.Context(), args, Streams{In: strings.NewReader(in), Out: &o, Err: &e, Zone: time.UTC, Terminal: u.terminal,
-		Env: func(name string) string { return u.env[name] }})
+		Env: func(name string) string { return u.env[name] }, Now: sampleTime})
 	return code, o.String(), e.String()
 }
 
@@ -205,7 +208,7 @@ func TestInterruptLeavesTheRunGoing(t *testing.T) {
 		cancel()
 	}()
 	var out, errOut bytes.Buffer
-	code := Run(ctx, []string{"backup", "web1-etc"}, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut, Env: func(n string) string { return u.env[n] }})
+	code := Run(ctx, []string{"backup", "web1-etc"}, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut, Env: func(n string) string { return u.env[n] }, Now: sampleTime})
 	if code != exitInterrupted || !strings.Contains(errOut.String(), "goes on") {
 		t.Errorf("exit %d: %s", code, errOut.String())
 	}

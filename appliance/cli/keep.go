@@ -129,7 +129,7 @@ TIME is a date (2027-01-31, the end of that day), a time (2027-01-31T08:00:00Z) 
 		Example: "  coffer saveset immutable latest:db1-shop --until 90d\n  coffer saveset immutable 6f1c2a90 --until 2027-01-31 --yes",
 	}
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
-		at, err := a.parseUntil(until, time.Now())
+		at, err := a.parseUntil(until, a.Now())
 		if err != nil {
 			return err
 		}

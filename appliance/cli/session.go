@@ -123,7 +123,7 @@ func (a *app) connect() (*client.Client, error) {
 	if s.Fingerprint == "" {
 		return nil, api.Errorf(api.CodeNotLoggedIn, "the certificate of %s is not known", s.Server).WithHint("log in with 'coffer login', or set COFFER_FINGERPRINT")
 	}
-	if !s.ExpiresAt.IsZero() && time.Now().After(s.ExpiresAt) {
+	if !s.ExpiresAt.IsZero() && a.Now().After(s.ExpiresAt) {
 		return nil, api.Errorf(api.CodeUnauthenticated, "the session of %s at %s has ended", s.User, s.Server).WithHint("log in again with 'coffer login'")
 	}
 	return a.client(s)

@@ -121,7 +121,7 @@ func TestInterruptLeavesTheJobGoing(t *testing.T) {
 		cancel()
 	}()
 	var out, errOut strings.Builder
-	code := Run(ctx, []string{"store", "gc"}, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut, Env: func(n string) string { return u.env[n] }})
+	code := Run(ctx, []string{"store", "gc"}, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut, Env: func(n string) string { return u.env[n] }, Now: sampleTime})
 	if code != exitInterrupted || !strings.Contains(errOut.String(), "goes on") {
 		t.Errorf("exit %d: %s", code, errOut.String())
 	}

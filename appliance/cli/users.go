@@ -151,7 +151,7 @@ for. The token is shown this once; programs take it from the variable COFFER_TOK
 		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
 			s := api.TokenSpec{Name: args[0]}
 			if expires > 0 {
-				t := time.Now().Add(expires).UTC().Truncate(time.Second)
+				t := a.Now().Add(expires).UTC().Truncate(time.Second)
 				s.ExpiresAt = &t
 			}
 			t, err := c.AddToken(ctx, s)
