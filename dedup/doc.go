@@ -12,6 +12,14 @@
 // came; nodes, which come in small frames, are packed into full ones. A lane fills one container at a time in the spool;
 // a full one is sealed by a goroutine of its own while the lane goes on.
 //
+// # What reading trusts
+//
+// A record of a container is authentic, or is not read: AES-GCM or keyed BLAKE3, bound to container, number and lengths. So is
+// the directory that says which digest lies where in it. What was stored as a digest's bytes had that digest. Therefore views
+// compute the digests of nodes, but not those of data again; check does (Deep), in its turn, and so do who moves chunks to
+// other frames (collection, heal), and agents that restore. What this leaves to check alone is a byte that the
+// appliance's own memory changed between verification and sealing.
+//
 // # Durability
 //
 // In this order: container sealed and synced in the spool → put into the blob store → live, and pinned by its run → in

@@ -18,7 +18,7 @@ const (
 	sequenceBytes = 256 << 10
 	// aheadMin and aheadMax are how far ahead of a sequence chunks are brought in, at least and at most; in between, half as far
 	// as the sequence is long, so that little is in vain: a booting guest reads many short ones.
-	aheadMin = 256 << 10
+	aheadMin = 128 << 10
 	aheadMax = 8 << 20
 )
 

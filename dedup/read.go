@@ -71,21 +71,25 @@ func (s *Store) read(ctx context.Context, at found) ([]byte, error) {
 	return plain[row.Offset:end:end], nil
 }
 
-// plain returns a decoded frame, every chunk of it verified.
+// plain returns a decoded frame. Nodes are verified; data is authentic (doc.go, "What reading trusts").
 func (s *Store) plain(ctx context.Context, dir *container.Directory, i uint32) ([]byte, error) {
-	return s.cacheOf(dir).get(ctx, Loc{dir.ID(), i}, func(ctx context.Context) ([]byte, error) {
-		return s.decode(ctx, dir, i)
+	if dir.Kind() == container.Node {
+		return s.nodes.get(ctx, Loc{dir.ID(), i}, func(ctx context.Context) ([]byte, error) {
+			return s.decode(ctx, dir, i)
+		})
+	}
+	return s.frames.get(ctx, Loc{dir.ID(), i}, func(ctx context.Context) ([]byte, error) {
+		return s.unpack(ctx, dir, i, nil)
 	})
 }
 
-func (s *Store) cacheOf(dir *container.Directory) *frameCache {
-	if dir.Kind() == container.Node {
-		return s.nodes
-	}
-	return s.frames
+// decode returns a decoded frame, every chunk of it verified.
+func (s *Store) decode(ctx context.Context, dir *container.Directory, i uint32) ([]byte, error) {
+	return s.unpack(ctx, dir, i, frame.Frame.Verify)
 }
 
-func (s *Store) decode(ctx context.Context, dir *container.Directory, i uint32) ([]byte, error) {
+// unpack reads and decodes a frame, and holds it to verify unless that is nil.
+func (s *Store) unpack(ctx context.Context, dir *container.Directory, i uint32, verify func(frame.Frame, *digest.Hasher, []byte) error) ([]byte, error) {
 	r, err := s.readers.take(ctx)
 	if err != nil {
 		return nil, err
@@ -103,9 +107,9 @@ func (s *Store) decode(ctx context.Context, dir *container.Directory, i uint32) 
 	if err != nil {
 		return nil, wrap("read frame", loc.String(), err)
 	}
-	plain, err := r.dec.Decode(f, nil)
-	if err == nil {
-		err = f.Verify(h, plain)
+	plain, err := r.dec.Decode(f, s.huge.make(frame.Room(f.PlainLen())))
+	if err == nil && verify != nil {
+		err = verify(f, h, plain)
 	}
 	if err != nil {
 		s.noteFrame(ctx, dir, i, err)

@@ -32,6 +32,7 @@ type Store struct {
 	containers *containerSet
 	dirs       *dirCache
 	frames     *frameCache // of data containers
+	huge       hugePages
 	nodes      *frameCache // of node containers
 	sets       *savesetTable
 	readers    *readerPool

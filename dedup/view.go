@@ -65,7 +65,8 @@ func (v *View) Node(ctx context.Context, d digest.Digest) ([]byte, error) {
 	return v.get(ctx, d, container.Node)
 }
 
-// Chunk returns a chunk's bytes through the frame cache: shared and read only, verified against its digest.
+// Chunk returns a chunk's bytes through the frame cache: shared and read only. Its record is authentic;
+// that its digest is right was computed when it was stored, and is by check (doc.go, "What reading trusts").
 func (v *View) Chunk(ctx context.Context, d digest.Digest) ([]byte, error) {
 	return v.get(ctx, d, container.Data)
 }

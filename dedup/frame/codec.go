@@ -81,6 +81,9 @@ func (d *Decoder) Decode(f Frame, dst []byte) ([]byte, error) {
 	return d.inflate(f.Stored, n, dst)
 }
 
+// Room is how many bytes Decode wants of its destination, for frames of n plain bytes, so that it need not make another.
+func Room(n int) int { return n + slack }
+
 // slack is how many bytes of room behind the result let zstd copy in blocks of 16 up to the very end, which is a third
 // faster for the last 128 KiB of every frame.
 const slack = 16

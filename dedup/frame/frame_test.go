@@ -187,8 +187,8 @@ func TestPacker(t *testing.T) {
 	enc := frame.NewEncoder()
 	for range 2 {
 		p.Add(hasher().Sum(src[:100]), src[:100])
-		if p.Fits(frame.MaxPlain-99) || !p.Fits(frame.MaxPlain-100) || p.Len() != 100 {
-			t.Error("the limit of several chunks does not hold")
+		if !p.Fits(frame.Alone-1) || p.Fits(frame.Alone) || p.Len() != 100 {
+			t.Error("a long chunk is not alone")
 		}
 		f := p.Encode(enc, nil)
 		p.Reset()
@@ -198,11 +198,56 @@ func TestPacker(t *testing.T) {
 		}
 		p.Reset()
 	}
+	p.Add(digest.Digest{}, src[:frame.Alone])
+	if p.Fits(1) {
+		t.Error("a long chunk is not alone")
+	}
+	p.Reset()
+	for p.Fits(frame.Alone - 1) {
+		p.Add(digest.Digest{}, src[:frame.Alone-1])
+	}
+	if p.Fits(3) || !p.Fits(2) || p.Len() != frame.MaxPlain-2 {
+		t.Errorf("the limit of several chunks does not hold: %d bytes", p.Len())
+	}
+	p.Reset()
 	for p.Fits(1) {
 		p.Add(digest.Digest{1}, src[:1])
 	}
 	if p.Len() != frame.MaxRefs {
 		t.Errorf("%d chunks", p.Len())
+	}
+}
+
+// TestMissing: what lies together goes together, as far as the packer would take it.
+func TestMissing(t *testing.T) {
+	const a, k = frame.Alone, 1 << 10
+	for _, c := range []struct {
+		lengths []uint32
+		had     int // index of a chunk that is there; -1: none
+		n, size int
+	}{
+		{nil, -1, 0, 0},
+		{[]uint32{5}, 0, 0, 0},
+		{[]uint32{a - k, a - k, k, k, 1}, -1, 4, 2 * a},
+		{[]uint32{a - k, a - k, k, k, 1}, 2, 2, 2*a - 2*k},
+		{[]uint32{a, 1}, -1, 1, a},
+		{[]uint32{1, a, 1}, -1, 1, 1},
+		{[]uint32{frame.MaxChunk, 1}, -1, 1, frame.MaxChunk},
+	} {
+		refs, have := make([]frame.Ref, len(c.lengths)), make([]bool, len(c.lengths))
+		for i, n := range c.lengths {
+			refs[i].Length, have[i] = n, i == c.had
+		}
+		if n, size := frame.Missing(refs, have); n != c.n || size != c.size {
+			t.Errorf("%v: %d chunks, %d bytes", c, n, size)
+		}
+	}
+	many := make([]frame.Ref, frame.MaxRefs+1)
+	for i := range many {
+		many[i].Length = 1
+	}
+	if n, _ := frame.Missing(many, make([]bool, len(many))); n != frame.MaxRefs {
+		t.Errorf("%d chunks", n)
 	}
 }
 

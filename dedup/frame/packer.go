@@ -2,6 +2,29 @@ package frame
 
 import "coffer/dedup/digest"
 
+// Alone is from how many bytes on a Packer gives a chunk a frame of its own. Who reads a few bytes of a disk decodes a frame:
+// one of a disk image's chunk (chunk.Image) takes half the time of one of two, and 2.4 % more room. Not part of the format.
+const Alone = 128 << 10
+
+// joins says whether a chunk of next bytes may follow others in a frame, the first of which has first bytes, and all size.
+func joins(first, size, next int) bool {
+	return first < Alone && next < Alone && size+next <= MaxPlain
+}
+
+// Missing returns how many chunks at the front of refs make one frame of those that somebody lacks, and their bytes: have
+// says of each ref whether it is there already. 0 when the first is.
+func Missing(refs []Ref, have []bool) (n, size int) {
+	for n < len(refs) && n < MaxRefs && !have[n] {
+		next := int(refs[n].Length)
+		if n > 0 && !joins(int(refs[0].Length), size, next) {
+			break
+		}
+		size += next
+		n++
+	}
+	return n, size
+}
+
 // Packer collects consecutive chunks into the refs and plain bytes of one frame, and keeps the format's limits.
 // The zero Packer is ready. Not safe for concurrent use.
 type Packer struct {
@@ -15,7 +38,7 @@ func (p *Packer) Fits(n int) bool {
 	if len(p.refs) == 0 {
 		return n > 0 && n <= MaxChunk
 	}
-	return n > 0 && len(p.refs) < MaxRefs && len(p.plain)+n <= MaxPlain
+	return n > 0 && len(p.refs) < MaxRefs && joins(int(p.refs[0].Length), len(p.plain), n)
 }
 
 // Add copies a chunk into the frame. It panics when the chunk does not fit: ask Fits first.

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// wholeFrame is how many consecutive bytes are a frame at once; fewer are copied together with others.
+	// wholeFrame is how many consecutive bytes are a frame at once, as a long chunk is; fewer are copied together with others.
 	wholeFrame = frame.MaxPlain * 3 / 4
 	// idleFlush is how long a frame that is not full waits for more chunks when nothing else is to do.
 	idleFlush = 200 * time.Millisecond
@@ -79,7 +79,7 @@ func (s *sender) missing(ctx context.Context, p *parcel, have []bool) error {
 			i++
 			continue
 		}
-		n, size := s.together(p.refs[i:], have[i:])
+		n, size := frame.Missing(p.refs[i:], have[i:])
 		plain := p.buf[at : at+size]
 		if err := s.frame(ctx, p.refs[i:i+n], plain); err != nil {
 			return err
@@ -90,22 +90,9 @@ func (s *sender) missing(ctx context.Context, p *parcel, have []bool) error {
 	return nil
 }
 
-// together counts how many missing chunks in a row fit into one frame.
-func (s *sender) together(refs []frame.Ref, have []bool) (n, size int) {
-	for n < len(refs) && n < frame.MaxRefs && !have[n] {
-		next := int(refs[n].Length)
-		if n > 0 && size+next > frame.MaxPlain {
-			break
-		}
-		size += next
-		n++
-	}
-	return n, size
-}
-
 func (s *sender) frame(ctx context.Context, refs []frame.Ref, plain []byte) error {
 	s.rep.BytesNew.Add(uint64(len(plain)))
-	if len(plain) >= wholeFrame {
+	if len(plain) >= wholeFrame || refs[0].Length >= frame.Alone {
 		return s.put(ctx, func(dst []byte) frame.Frame { return s.enc.Encode(refs, plain, dst) })
 	}
 	for _, ref := range refs {

@@ -267,11 +267,7 @@ func (w *worker) send(ctx context.Context) error {
 	}
 	at := 0
 	for i := 0; i < len(have); {
-		n, size := 0, 0
-		for i+n < len(have) && !have[i+n] && (n == 0 || size+int(w.refs[i+n].Length) <= frame.MaxPlain) {
-			size += int(w.refs[i+n].Length)
-			n++
-		}
+		n, size := frame.Missing(w.refs[i:], have[i:])
 		if n == 0 {
 			at += int(w.refs[i].Length)
 			i++
