@@ -35,6 +35,9 @@ type Options struct {
 	Token string
 	// UserAgent names the program in the appliance's log.
 	UserAgent string
+	// Lost is told when a stream of events breaks off, once until it is there again, that it is tried again and until when,
+	// and why. Nil: nobody is.
+	Lost func(until time.Time, err error)
 }
 
 // Client calls the REST API of one appliance. Its methods may be called concurrently.
@@ -43,6 +46,9 @@ type Client struct {
 	http  *http.Client
 	token string
 	agent string
+	lost  func(until time.Time, err error)
+	// patience is how long streams of events are tried again.
+	patience time.Duration
 }
 
 // New makes a client. It does not connect.
@@ -65,7 +71,8 @@ func New(o Options) (*Client, error) {
 		DisableCompression:    true,
 		ReadBufferSize:        256 << 10,
 	}
-	return &Client{base: base, token: o.Token, agent: o.UserAgent, http: &http.Client{Transport: tr, CheckRedirect: noRedirect}}, nil
+	return &Client{base: base, token: o.Token, agent: o.UserAgent, lost: o.Lost, patience: giveUp,
+		http: &http.Client{Transport: tr, CheckRedirect: noRedirect}}, nil
 }
 
 // noRedirect keeps the token from going elsewhere: the API never redirects.

@@ -2,11 +2,15 @@ package client_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -173,6 +177,44 @@ func TestListPages(t *testing.T) {
 	}
 	if len(names) != 11 || names[0] != "caf\xe9" {
 		t.Errorf("got %q", names)
+	}
+}
+
+// TestLost: who watches is told once that the stream broke off, and again only when it was there meanwhile.
+func TestLost(t *testing.T) {
+	var mu sync.Mutex
+	fail, streams, told := false, 0, 0
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if fail = !fail; fail {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		streams++
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprintf(w, "event: run\ndata: {}\n\n")
+	}))
+	srv.StartTLS()
+	defer srv.Close()
+	sum := sha256.Sum256(srv.Certificate().Raw)
+	c, err := client.New(client.Options{Server: srv.URL, Fingerprint: hex.EncodeToString(sum[:]), Lost: func(until time.Time, err error) {
+		if told++; err == nil || time.Until(until) < time.Minute || time.Until(until) > time.Hour {
+			t.Errorf("%v, until %v", err, until)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, enough := 0, errors.New("enough")
+	err = c.Watch(t.Context(), func(api.Event) error {
+		if events++; events == 2 {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) || told != 2 || streams != 2 {
+		t.Errorf("%v after %d streams, told %d times", err, streams, told)
 	}
 }
 

@@ -61,13 +61,10 @@ var errDone = errors.New("done")
 
 // follow reads streams, one after the other, until take says done.
 func (c *Client) follow(ctx context.Context, where func() (string, url.Values), take func(api.Event) (bool, error)) error {
-	pause, alive := firstPause, time.Now()
+	pause, alive, told := firstPause, time.Now(), false
 	for {
 		path, query := where()
-		err := c.stream(ctx, path, query, func(e api.Event) (bool, error) {
-			pause, alive = firstPause, time.Now()
-			return take(e)
-		})
+		err := c.stream(ctx, path, query, func() { pause, alive, told = firstPause, time.Now(), false }, take)
 		switch ce, ok := errors.AsType[callerError](err); {
 		case errors.Is(err, errDone):
 			return nil
@@ -75,8 +72,12 @@ func (c *Client) follow(ctx context.Context, where func() (string, url.Values), 
 			return ce.error
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case permanent(err), time.Since(alive) > giveUp:
+		case permanent(err), time.Since(alive) > c.patience:
 			return err
+		}
+		if c.lost != nil && !told {
+			c.lost(alive.Add(c.patience), err)
+			told = true
 		}
 		select {
 		case <-time.After(pause):
@@ -93,8 +94,8 @@ func permanent(err error) bool {
 	return ok && e.Code != api.CodeUnreachable && e.Status < 500 || ok && e.Code == api.CodeUntrusted
 }
 
-// stream reads one stream of server-sent events until it ends.
-func (c *Client) stream(ctx context.Context, path string, query url.Values, take func(api.Event) (bool, error)) error {
+// stream reads one stream of server-sent events until it ends. It calls beat for all that comes, heartbeats too.
+func (c *Client) stream(ctx context.Context, path string, query url.Values, beat func(), take func(api.Event) (bool, error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	res, err := c.open(ctx, request{method: get, path: path, query: query, accept: "text/event-stream"})
@@ -104,7 +105,7 @@ func (c *Client) stream(ctx context.Context, path string, query url.Values, take
 	defer res.Body.Close()
 	watchdog := time.AfterFunc(silence, cancel)
 	defer watchdog.Stop()
-	err = readEvents(res.Body, func() { watchdog.Reset(silence) }, func(e api.Event) error {
+	err = readEvents(res.Body, func() { watchdog.Reset(silence); beat() }, func(e api.Event) error {
 		done, err := take(e)
 		if err != nil {
 			return callerError{err}

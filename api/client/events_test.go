@@ -1,9 +1,15 @@
 package client
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"coffer/api"
 )
@@ -28,6 +34,34 @@ func TestReadEvents(t *testing.T) {
 	long := "data: " + strings.Repeat("x", maxEvent) + "\n\n"
 	if err := readEvents(strings.NewReader(long), func() {}, func(api.Event) error { return nil }); err == nil {
 		t.Error("an endless line is taken")
+	}
+}
+
+// TestPatience: a stream that was silent but alive for long is tried again when it breaks off.
+func TestPatience(t *testing.T) {
+	streams := 0
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		if streams++; streams > 1 {
+			fmt.Fprint(w, "data: {}\n\n")
+			return
+		}
+		for range 30 {
+			fmt.Fprint(w, ": alive\n\n")
+			w.(http.Flusher).Flush()
+			time.Sleep(20 * time.Millisecond)
+		}
+	}))
+	defer srv.Close()
+	sum := sha256.Sum256(srv.Certificate().Raw)
+	c, err := New(Options{Server: srv.URL, Fingerprint: hex.EncodeToString(sum[:])})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.patience = 300 * time.Millisecond
+	enough := errors.New("enough")
+	if err := c.Watch(t.Context(), func(api.Event) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("after %d streams: %v", streams, err)
 	}
 }
 

@@ -117,6 +117,16 @@ func diskContent(r *rand.Rand, size int) []byte {
 	return b
 }
 
+// TestNoDiskImage: who asks for disk images and has none is told.
+func TestNoDiskImage(t *testing.T) {
+	r := newImageRuns(t, false)
+	r.write("vm.img", make([]byte, 8192))
+	if got := r.backup(nil).Notices(); len(got) != 1 || got[0].Code != "no_disk_image" || got[0].Severity != sms.SeverityWarning ||
+		!strings.Contains(got[0].Message, "no file matches") || !strings.Contains(got[0].Message, "*.vmdk") {
+		t.Fatalf("%+v", got)
+	}
+}
+
 func TestDiskImages(t *testing.T) {
 	for name, sealed := range map[string]bool{"open": false, "sealed": true} {
 		t.Run(name, func(t *testing.T) { testDiskImages(newImageRuns(t, sealed)) })

@@ -79,7 +79,8 @@ func Run(ctx context.Context, args []string, s Streams) int {
 type app struct {
 	Streams
 	json    bool
-	started bool // a command's own code has begun: errors are not about usage
+	started bool      // a command's own code has begun: errors are not about usage
+	above   io.Writer // takes lines above the line that moves; nil: there was none
 }
 
 // usageError is a command line that makes no sense.

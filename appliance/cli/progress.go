@@ -100,10 +100,22 @@ func newBar(a *app, r api.Run) *bar {
 // draw shows a line that moves, with texts before and after the bar.
 func (a *app) draw(before, after func() string) (*mpb.Progress, *mpb.Bar) {
 	box := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(72), mpb.WithRefreshRate(150*time.Millisecond), mpb.WithAutoRefresh())
+	a.above = box
 	return box, box.New(1, mpb.BarStyle().Lbound("").Rbound("").Filler("━").Tip("━").Padding("·"),
 		mpb.BarRemoveOnComplete(), mpb.BarWidth(24),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return before() + " " })),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return after() })))
+}
+
+// lost says that the appliance does not tell any more what it does, and that it is asked again.
+func (a *app) lost(until time.Time, err error) {
+	line := fmt.Sprintf("The appliance does not answer (%s); trying again until %s. What it was told to do does not depend on this.", safe(err.Error()), a.clock(until))
+	if a.above != nil {
+		if _, err := fmt.Fprintln(a.above, line); err == nil {
+			return
+		}
+	}
+	a.note("%s", line)
 }
 
 // counters is the text after the bar.

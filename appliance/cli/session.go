@@ -130,7 +130,7 @@ func (a *app) connect() (*client.Client, error) {
 }
 
 func (a *app) client(s session) (*client.Client, error) {
-	return client.New(client.Options{Server: s.Server, Fingerprint: s.Fingerprint, Token: s.Token, UserAgent: "coffer/" + api.Version})
+	return client.New(client.Options{Server: s.Server, Fingerprint: s.Fingerprint, Token: s.Token, UserAgent: "coffer/" + api.Version, Lost: a.lost})
 }
 
 func orText(s, other string) string {

@@ -43,6 +43,7 @@ func (p *planner) imagesIn(d *scan.Dir) []named {
 		if !e.Stat.IsRegular() || !d.Match(p.images, e) {
 			continue
 		}
+		p.imageMet = true
 		if out == nil {
 			out = plainNames(d)
 		}
@@ -53,6 +54,14 @@ func (p *planner) imagesIn(d *scan.Dir) []named {
 		slices.SortFunc(out, func(a, b named) int { return strings.Compare(a.as, b.as) })
 	}
 	return out
+}
+
+// missedImages warns who asked for disk images and has none: most likely a pattern is wrong.
+func (p *planner) missedImages() {
+	if !p.images.Empty() && !p.imageMet {
+		p.rep.Warn(codeNoImage, "", fmt.Errorf("no file matches the task's patterns for disk images (%s): correct them, or take them out of the task",
+			strings.Join(p.opts.Order.Images, ", ")))
+	}
 }
 
 func plainNames(d *scan.Dir) []named {

@@ -16,12 +16,13 @@ import (
 // planner goes through the tree in order and decides what is taken over from the parent run.
 type planner struct {
 	*job
-	side   *recipe.SideIter
-	cutoff recipe.Time // what changed at or after it is read again
-	b      *batch
-	links  map[inode]*link
-	groups map[uint64]struct{}
-	hash   *digest.Hasher
+	side     *recipe.SideIter
+	cutoff   recipe.Time // what changed at or after it is read again
+	b        *batch
+	links    map[inode]*link
+	groups   map[uint64]struct{}
+	imageMet bool // a file was met that the task wants as a disk image
+	hash     *digest.Hasher
 }
 
 func newPlanner(j *job) *planner {
@@ -47,6 +48,7 @@ func (p *planner) run(ctx context.Context, sc *scan.Scanner) error {
 	if err != nil {
 		return err
 	}
+	p.missedImages()
 	it := p.next()
 	it.op, it.drained = opLeave, drained
 	return p.flush(ctx)
