@@ -88,6 +88,7 @@ func (v *View) ReadAhead(ds []digest.Digest) {
 	if err != nil {
 		return // who needs them meets the error himself
 	}
+	v.asked.add(ds, places)
 	pre := v.s.prefetch()
 	defer pre.flush()
 	var last Loc

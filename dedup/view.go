@@ -15,6 +15,7 @@ type View struct {
 	s        *Store
 	manifest Manifest
 	closed   atomic.Bool
+	asked    askedPlaces
 }
 
 var _ recipe.Source = (*View)(nil)
@@ -90,12 +91,17 @@ func (v *View) get(ctx context.Context, d digest.Digest, kind container.Kind) ([
 		if err := v.alive(); err != nil {
 			return nil, err
 		}
+		if again {
+			if b, ok := v.recall(ctx, d, kind); ok {
+				return b, nil
+			}
+		}
 		places, err := v.s.locate(ctx, []digest.Digest{d})
 		if err != nil {
 			return nil, err
 		}
 		at := places[0]
-		if at.dir == nil || at.dir.Kind() != kind || at.dir.Domain() != v.manifest.Domain {
+		if !v.mayRead(at, kind) {
 			return nil, at.missing("read "+kind.String(), d)
 		}
 		b, err := v.s.read(ctx, at)
@@ -104,6 +110,11 @@ func (v *View) get(ctx context.Context, d digest.Digest, kind container.Kind) ([
 		}
 		v.s.dirs.forget(at.dir.ID())
 	}
+}
+
+// mayRead reports whether a place is there, and one of this view's.
+func (v *View) mayRead(at found, kind container.Kind) bool {
+	return at.dir != nil && at.dir.Kind() == kind && at.dir.Domain() == v.manifest.Domain
 }
 
 // FrameBuffer is memory for View.Frame that is used again. The zero value is ready.

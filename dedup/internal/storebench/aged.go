@@ -74,7 +74,11 @@ func (b *bench) ageing(ctx context.Context, name string, src source, rewrite boo
 		if err := s.Close(); err != nil {
 			return err
 		}
-		r, err := p.rates(ctx, m.ID, 1)
+		rounds := 1
+		if gen == generations {
+			rounds = b.rounds
+		}
+		r, err := p.rates(ctx, m.ID, rounds)
 		if err != nil {
 			return err
 		}
@@ -84,9 +88,9 @@ func (b *bench) ageing(ctx context.Context, name string, src source, rewrite boo
 			r.print(t, what)
 		} else {
 			t.add(what, "switches a MiB; restore, mount / bare, wall, %", "%.2f; %.0f, %.0f", m.SwitchesPerMiB(),
-				100*r.restoreWall[0]/r.bareWall[0], 100*r.mountWall[0]/r.bareWall[0])
+				100*median(r.restoreWall)/median(r.bareWall), 100*median(r.mountWall)/median(r.bareWall))
 		}
-		b.note("%s: %.2f switches a MiB, restore %.0f, mount %.0f, bare %.0f MB/s", what, m.SwitchesPerMiB(), r.restoreWall[0], r.mountWall[0], r.bareWall[0])
+		b.note("%s: %.2f switches a MiB, restore %.0f, mount %.0f, bare %.0f MB/s", what, m.SwitchesPerMiB(), median(r.restoreWall), median(r.mountWall), median(r.bareWall))
 		if s, err = p.open(ctx); err != nil {
 			return err
 		}
