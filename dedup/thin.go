@@ -32,7 +32,8 @@ type thinFrames map[Loc]struct{}
 // frameUse is how much of a frame a saveset has, in bytes; a chunk that it has twice counts twice.
 type frameUse struct{ given, plain uint32 }
 
-// lookBack begins to walk over the saveset that the run is likely to be like. It ends with the run.
+// lookBack begins to walk over the saveset that the run is likely to be like. It ends with the run, and keeps nobody from
+// deleting the saveset meanwhile.
 func (r *Run) lookBack(id SavesetID) {
 	if !r.opts.Rewrite || id.IsZero() || !r.opts.SealedBy.IsZero() {
 		return
@@ -45,12 +46,7 @@ func (r *Run) lookBack(id SavesetID) {
 	}
 	go func() {
 		defer close(done)
-		v, err := r.s.View(ctx, id)
-		if err != nil {
-			return // it was deleted
-		}
-		defer func() { _ = v.Close() }()
-		if v.Manifest().Domain == r.domain.ID {
+		if v, ok := r.s.look(id); ok && v.Manifest().Domain == r.domain.ID {
 			r.findThin(ctx, v)
 		}
 	}()
@@ -67,7 +63,7 @@ func (r *Run) findThin(ctx context.Context, v *View) {
 	}
 	frames, err := r.s.countFrames(ctx, v)
 	if err != nil {
-		if ctx.Err() == nil {
+		if _, there := r.s.look(v.Manifest().ID); there && ctx.Err() == nil {
 			r.log.Warn("how a saveset lies was not found out; nothing is lost by that", "saveset", v.Manifest().ID, "err", err)
 		}
 		return

@@ -159,6 +159,26 @@ func waitForThin(t *testing.T, r *Run) {
 	}
 }
 
+// TestThinFramesKeepNothing deletes and collects the saveset that a run looks back at.
+func TestThinFramesKeepNothing(t *testing.T) {
+	s, tree := thinStore(t)
+	last := mustBackup(t, s, tree, 1)
+	s.thinking <- struct{}{} // the look waits
+	run, err := s.Begin(t.Context(), RunOptions{ID: "later", Rewrite: true, Previous: last.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond)
+	mustDelete(t, s, last.ID)
+	mustCollect(t, s, CollectOptions{})
+	<-s.thinking
+	m, err := backupInto(t.Context(), s, run, tree, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCompare(t, s, m.ID, tree)
+}
+
 // TestThinFramesEndWithTheRun opens runs that are over at once, or whose previous saveset is gone, and closes the store.
 func TestThinFramesEndWithTheRun(t *testing.T) {
 	s, tree := thinStore(t)

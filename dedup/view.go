@@ -10,10 +10,11 @@ import (
 	"coffer/dedup/recipe"
 )
 
-// View reads one saveset under a lease. Methods may be called from many goroutines.
+// View reads one saveset, under a lease but for those of look. Methods may be called from many goroutines.
 type View struct {
 	s        *Store
 	manifest Manifest
+	leased   bool
 	closed   atomic.Bool
 	asked    askedPlaces
 }
@@ -35,12 +36,23 @@ func (s *Store) View(ctx context.Context, id SavesetID) (*View, error) {
 		return nil, err
 	}
 	s.views++
-	return &View{s: s, manifest: m}, nil
+	return &View{s: s, manifest: m, leased: true}, nil
+}
+
+// look is View without a lease, for who can do without: it keeps nobody from deleting the saveset, and what a collection takes
+// out then is not found. Not ok when the saveset is not there.
+func (s *Store) look(id SavesetID) (v *View, ok bool) {
+	e, ok := s.sets.get(id)
+	if !ok {
+		return nil, false
+	}
+	m := s.sets.manifest(e)
+	return &View{s: s, manifest: m}, !m.State.Deleted
 }
 
 // Close gives the lease back. Calls after the first do nothing.
 func (v *View) Close() error {
-	if v.closed.Swap(true) {
+	if v.closed.Swap(true) || !v.leased {
 		return nil
 	}
 	v.s.sets.release(v.manifest.ID)
