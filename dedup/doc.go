@@ -18,7 +18,8 @@
 // the directory that says which digest lies where in it. What was stored as a digest's bytes had that digest. Therefore views
 // compute the digests of nodes, but not those of data again; check does (Deep), in its turn, and so do who moves chunks to
 // other frames (collection, heal), and agents that restore. What this leaves to check alone is a byte that the
-// appliance's own memory changed between verification and sealing.
+// appliance's own memory changed between verification and sealing. The commit of an overlay trusts the same: where a block
+// was written in the middle of a chunk, the rest of it is taken over as it is read, and gets a new digest with it.
 //
 // # Durability
 //

@@ -109,7 +109,7 @@ func (a *app) draw(before, after func() string) (*mpb.Progress, *mpb.Bar) {
 
 // lost says that the appliance does not tell any more what it does, and that it is asked again.
 func (a *app) lost(until time.Time, err error) {
-	line := fmt.Sprintf("The appliance does not answer (%s); trying again until %s. What it was told to do does not depend on this.", safe(err.Error()), a.clock(until))
+	line := fmt.Sprintf("The appliance does not answer (%s); trying again until %s. See whether cofferd runs there: what it was told to do goes on while it does, with or without this command.", safe(err.Error()), a.clock(until))
 	if a.above != nil {
 		if _, err := fmt.Fprintln(a.above, line); err == nil {
 			return
