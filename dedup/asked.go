@@ -55,7 +55,7 @@ func (a *askedPlaces) find(d digest.Digest) (askedPlace, bool) {
 // recall reads a chunk where it was when it was brought in ahead; not ok when it was not, or does not read there any more.
 func (v *View) recall(ctx context.Context, d digest.Digest, kind container.Kind) (b []byte, ok bool) {
 	was, ok := v.asked.find(d)
-	if !ok || !v.s.containers.has(was.id) {
+	if !ok {
 		return nil, false
 	}
 	dir, err := v.s.directory(ctx, was.id)
