@@ -23,9 +23,9 @@ func (r *Run) Commit(ctx context.Context, d Draft) (Manifest, error) {
 		return Manifest{}, r.leaveBy(ctx, err, true)
 	}
 	m, err := r.commit(ctx, d)
-	r.failure.CompareAndSwap(nil, r.over("committed"))
+	failed := !r.failure.CompareAndSwap(nil, r.over("committed"))
 	if err != nil {
-		return Manifest{}, r.leaveBy(ctx, err, false)
+		return Manifest{}, r.leaveBy(ctx, err, failed)
 	}
 	r.release()
 	return m, nil
@@ -168,6 +168,7 @@ func (r *Run) leave(ctx context.Context, failed bool) error {
 	var err error
 	if !failed {
 		err = r.sealAll(ctx)
+		failed = err != nil
 	}
 	for _, l := range r.lanes.all() {
 		if e := l.abandon(); e != nil && !failed {

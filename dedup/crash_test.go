@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"coffer/dedup/blob"
 	"coffer/dedup/container"
 	"coffer/dedup/digest"
+	"coffer/dedup/index"
 	"coffer/dedup/recipe"
 	"coffer/dedup/vfs"
 	"coffer/dedup/vfs/errorfs"
@@ -226,12 +228,33 @@ func checkClosure(ctx context.Context, s *Store) error {
 			}
 			for i, at := range places {
 				if at.dir == nil || !at.holds(node.Children[i]) {
-					return fmt.Errorf("container %v: node %v is there and its child %v is not", id, dir.Digest(slot), ds[i])
+					return fmt.Errorf("container %v: node %v is there and its child %v is not; %s", id, dir.Digest(slot), ds[i], whereabouts(ctx, s, ds[i]))
 				}
 			}
 		}
 	}
 	return nil
+}
+
+// whereabouts tells where the index names a digest, and which containers have it.
+func whereabouts(ctx context.Context, s *Store, d digest.Digest) string {
+	var b strings.Builder
+	locs, ok := make([]index.Loc, 1), make([]bool, 1)
+	err := s.index.Lookup(ctx, []digest.Digest{d}, locs, ok)
+	fmt.Fprintf(&b, "index: %v %+v %v, its container is there: %v", ok[0], locs[0], err, s.containers.has(locs[0].Container))
+	for _, id := range s.containers.without(nil) {
+		dir, err := s.directory(ctx, id)
+		if err != nil || dir == nil {
+			continue
+		}
+		for slot := range uint32(dir.Rows()) {
+			if dir.Digest(slot) == d {
+				marked, _ := s.index.HasContainer(id)
+				fmt.Fprintf(&b, "; %v has it in slot %d (marked: %v)", id, slot, marked)
+			}
+		}
+	}
+	return b.String()
 }
 
 // Nodes fill containers of their own while data is still in open ones: whatever node container is durable when the power
@@ -315,6 +338,50 @@ func TestFailEveryOperation(t *testing.T) {
 		}
 	}
 	t.Logf("%d operations failed, each in a run of its own", states)
+}
+
+// A commit that fails at some operation leaves no node of which not everything is there: what it still stores, so that the next
+// run finds it, it stores whole.
+func TestCommitThatFails(t *testing.T) {
+	tree := randomTree(newRand(t), 40)
+	i := int64(0)
+	for ; ; i++ {
+		mem := newMem(t)
+		dir := t.TempDir()
+		var armed atomic.Bool
+		inj := errorfs.FailAt(i)
+		o := testOptions(t, mem, "/", filepath.Join(dir, "index"))
+		o.FS = errorfs.Wrap(mem, errorfs.Func(func(op errorfs.Op, name string) error {
+			if !armed.Load() {
+				return nil
+			}
+			return inj.Before(op, name)
+		}))
+		b, err := blob.OpenDir(o.FS, "/store")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Blob = b
+		s := mustCreate(t, o)
+		run := sendAll(t, s, tree)
+		armed.Store(true)
+		m, err := run.run.Commit(t.Context(), run.draft)
+		armed.Store(false)
+		if err := checkClosure(t.Context(), s); err != nil {
+			t.Fatalf("operation %d failed: %v", i, err)
+		}
+		if err == nil {
+			mustCompare(t, s, m.ID, tree)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_ = os.RemoveAll(dir)
+		if !inj.Reached() {
+			break
+		}
+	}
+	t.Logf("%d operations failed, each in a commit of its own", i)
 }
 
 // A disk that dies for good at some operation, and comes back after a restart. Whoever works on it is told, unless all that

@@ -58,7 +58,7 @@ func mutateDisk(r *mathrand.Rand, old [][]byte) [][]byte {
 		disk = append(disk, make([][]byte, r.IntN(300))...)
 		disk = append(disk, randomBytes(r, 1+r.IntN(imageChunk)))
 	case 1:
-		disk = disk[:last-r.IntN(last-1)]
+		disk = disk[:last+1-r.IntN(last)]
 		disk[len(disk)-1] = randomBytes(r, 1+r.IntN(imageChunk))
 	}
 	return disk

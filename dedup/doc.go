@@ -38,8 +38,14 @@
 // # Index
 //
 // The index is a hint. A location counts only when its container is live and the row there has the whole digest. At
-// Open, containers without a mark in the index are entered (it was behind); an index that marks containers which are
-// gone (it is ahead), or is damaged, foreign or lost, is made anew from the containers' directories.
+// Open, containers without a mark in the index are entered (it was behind); an index that is ahead, damaged, foreign or lost is
+// made anew from the containers' directories. Ahead is one that was kept while an earlier state of the store was put back: it
+// knows containers which are gone, or has given entries up for tombstones that the store does not have. Where the store has no
+// tombstones at all they may have been lost, too, and the nodes count as those of a store whose tombstones are damaged.
+//
+//	INVARIANT I1: a mark goes only with its container. Before locations of a container's rows may go elsewhere the mark says so,
+//	or says that the container is to be entered again.
+//	INVARIANT I2: before entries are given up for a tombstone, the index notes the number of the tombstones.
 //
 // The copy of a chunk that the index names is the canonical one: the only one that GC keeps.
 //
@@ -73,9 +79,9 @@
 //
 //	INVARIANT G1 (final marks): once a container is condemned no run can come to rely on it. Whoever relied on it before
 //	has given its pin back, and a run gives its pins back only after its manifest is known or after it wrote its last node
-//	container. So marks from all savesets and all nodes of containers that came since the last look are final for it. A
-//	run whose node container or manifest may or may not be there, because its writing failed, keeps its pins until the
-//	store closes.
+//	container. So marks from all savesets and all nodes of containers that came since the last look, or were on their way into
+//	the index, are final for it. A run whose node container or manifest may or may not be there, because its writing failed,
+//	keeps its pins until the store closes.
 //	INVARIANT G2 (nodes first): dead nodes leave the index all together, when every node container that holds one is
 //	condemned. One that cannot be condemned is pinned: each node that the index names in it is a root. Have asks the index
 //	for nodes, and never the locality cache; what it found in a container that was condemned at some time it looks up

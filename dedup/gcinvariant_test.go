@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	mathrand "math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -531,5 +532,30 @@ func TestEntryGoesBeforePin(t *testing.T) {
 	}
 	if have[0] || !have[1] {
 		t.Errorf("have %v, want only the node whose entry stayed", have)
+	}
+}
+
+// A collection that begins while a node container is on its way into the index looks at its nodes: they may take over entries
+// of others that the collection takes for dead.
+func TestCollectionKnowsWhatIsOnItsWay(t *testing.T) {
+	s := newContainerSet()
+	p := newPinSet(s)
+	early, late, data := container.MakeID(1, 1), container.MakeID(1, 2), container.MakeID(1, 3)
+	p.adopt(early, 10, container.Node)
+	p.adopt(data, 10, container.Data)
+	s.watch(true)
+	p.adopt(late, 10, container.Node)
+	if got := s.arrivals(); !slices.Equal(got, []container.ID{early, late}) {
+		t.Fatalf("arrived: %v", got)
+	}
+	if got := s.arrivals(); len(got) > 0 {
+		t.Fatalf("arrived again: %v", got)
+	}
+	s.watch(false)
+	s.entered(early)
+	s.entered(late)
+	s.watch(true)
+	if got := s.arrivals(); len(got) > 0 {
+		t.Fatalf("entered, and on its way: %v", got)
 	}
 }

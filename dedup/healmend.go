@@ -287,6 +287,9 @@ func (m *mender) record(ctx context.Context, id container.ID, r container.Record
 // removeDamaged removes a condemned container, and brings the damage list level: what is still missed of it is nowhere now.
 func (s *Store) removeDamaged(ctx context.Context, id container.ID) error {
 	ctx = context.WithoutCancel(ctx)
+	if err := s.index.RemoveContainer(ctx, id); err != nil {
+		return wrap("remove container", id.String(), err)
+	}
 	size := s.containers.size(id)
 	s.containers.remove(id)
 	s.dirs.forget(id)

@@ -184,6 +184,8 @@ func (l *Lane) rotate(ctx context.Context) error {
 }
 
 // settle waits for the container that is being sealed. It needs mu held.
+//
+// INVARIANT: of one that was lost it tells every time. Nodes refer to what was in it: none goes after it.
 func (l *Lane) settle(ctx context.Context) error {
 	if l.sealing == nil {
 		return nil
@@ -194,7 +196,9 @@ func (l *Lane) settle(ctx context.Context) error {
 		return ctx.Err()
 	}
 	err := l.sealing.err
-	l.sealing = nil
+	if err == nil {
+		l.sealing = nil
+	}
 	return err
 }
 
@@ -231,6 +235,7 @@ func (r *Run) seal(w *container.Writer) error {
 		return r.fail(wrap("store container", dir.ID().String(), err))
 	}
 	r.pins.adopt(dir.ID(), sealed.Size, dir.Kind())
+	defer r.s.containers.entered(dir.ID())
 	r.counts.stored.Add(uint64(sealed.Size))
 	if err := r.s.enter(ctx, dir, r.pins.pin, nil); err != nil {
 		return r.fail(err)

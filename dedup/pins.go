@@ -1,6 +1,7 @@
 package dedup
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -28,14 +29,15 @@ type containerSet struct {
 	m     map[container.ID]*containerState // guarded by mu
 	bytes uint64                           // guarded by mu: sum of size
 
-	watched bool           // guarded by mu: a collection wants to know what comes
-	arrived []container.ID // guarded by mu: node containers that came since it looked last
+	watched  bool                      // guarded by mu: a collection wants to know what comes
+	arrived  []container.ID            // guarded by mu: node containers that came since it looked last
+	entering map[container.ID]struct{} // guarded by mu: node containers that came, and are not in the index yet
 
 	freed chan struct{} // guarded by mu: see whenFreed
 }
 
 func newContainerSet() *containerSet {
-	return &containerSet{m: make(map[container.ID]*containerState), freed: make(chan struct{})}
+	return &containerSet{m: make(map[container.ID]*containerState), entering: make(map[container.ID]struct{}), freed: make(chan struct{})}
 }
 
 // add makes a container live, with the given number of pins.
@@ -140,7 +142,7 @@ func (p *pinSet) pin(id container.ID) bool {
 }
 
 // adopt makes a container that the run wrote live and pinned in one step. A collection learns of node containers: what is
-// below their nodes must stay.
+// below their nodes must stay. It is on its way into the index until entered is called.
 func (p *pinSet) adopt(id container.ID, size int64, kind container.Kind) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -243,18 +245,32 @@ func (s *containerSet) size(id container.ID) int64 {
 }
 
 // watch begins or ends the noting of node containers that come.
+//
+// INVARIANT: those that are not in the index yet are among them. A node in one of these may have another place in the index
+// that is about to go, and take the entry over when nobody looks again.
 func (s *containerSet) watch(on bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.watched, s.arrived = on, nil
+	if on {
+		s.arrived = slices.Collect(maps.Keys(s.entering))
+	}
 }
 
 func (s *containerSet) arrive(id container.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.entering[id] = struct{}{}
 	if s.watched {
 		s.arrived = append(s.arrived, id)
 	}
+}
+
+// entered says that a container is in the index, or will not come into it.
+func (s *containerSet) entered(id container.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.entering, id)
 }
 
 // arrivals returns the node containers that came since the last call.

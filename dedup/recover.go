@@ -189,19 +189,26 @@ func (s *Store) resetIndex() error {
 	return s.openIndexFiles()
 }
 
-// compareIndex returns the containers that the index has not, ascending, and whether it has some that are gone.
+// compareIndex returns the containers that the index has not, ascending, and whether it is ahead: it has some that are gone, or
+// has lost the entries of nodes that died after what the store knows. Who puts an earlier state of the store back has one.
 func (s *Store) compareIndex(ctx context.Context) (missing []container.ID, ahead bool, err error) {
 	marked := make(map[container.ID]struct{})
-	for id, err := range s.index.Containers(ctx) {
+	for m, err := range s.index.Marks(ctx) {
 		if err != nil {
 			return nil, false, wrap("list index marks", "", err)
 		}
-		if !s.containers.has(id) {
+		if !s.containers.has(m.Container) {
 			return nil, true, nil
 		}
-		marked[id] = struct{}{}
+		if m.Entered {
+			marked[m.Container] = struct{}{}
+		}
 	}
-	return s.containers.without(marked), false, nil
+	obeyed, err := s.index.Dead()
+	if err != nil {
+		return nil, false, wrap("read index", "", err)
+	}
+	return s.containers.without(marked), s.tombstones.lacks(obeyed), nil
 }
 
 // replay enters containers into the index that it lacks, data before nodes: the index names a node only if what is
@@ -267,6 +274,11 @@ func (s *Store) enterAgain(ctx context.Context, dir *container.Directory) error 
 	}
 	if dir.Kind() == container.Data {
 		dead = grave{} // below a chunk there is nothing
+	}
+	if !dead.empty() {
+		if err := s.noteDead(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.dropRows(ctx, dir, dead.has); err != nil {
 		return err

@@ -57,20 +57,30 @@ func (c *collection) sweepEmpty(ctx context.Context, kind container.Kind) error 
 		if err := c.enoughDone(ctx); err != nil {
 			return err
 		}
-		if err := c.sweepBatch(ctx, batch, func(taken []container.ID) error {
-			for _, id := range taken {
-				if err := c.s.givingWay(ctx, func() error { return c.remove(ctx, id) }); err != nil {
-					return err
-				}
-				c.report.Deleted++
-			}
-			return nil
-		}); err != nil {
+		if err := c.sweepBatch(ctx, batch, func(taken []container.ID) error { return c.deleteEmpty(ctx, taken) }); err != nil {
 			return err
 		}
 		c.meter.add(int64(len(batch)))
 	}
 	return nil
+}
+
+func (c *collection) deleteEmpty(ctx context.Context, ids []container.ID) error {
+	if err := c.dropMarks(ctx, ids); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := c.s.givingWay(ctx, func() error { return c.remove(ctx, id) }); err != nil {
+			return err
+		}
+		c.report.Deleted++
+	}
+	return nil
+}
+
+// dropMarks has the index not miss condemned containers that hold nothing of need any more.
+func (c *collection) dropMarks(ctx context.Context, ids []container.ID) error {
+	return wrap("remove marks", "", c.s.index.RemoveContainer(context.WithoutCancel(ctx), ids...))
 }
 
 // sweepBatch condemns containers, brings the marks up to date and hands over those that may go as before. Whatever comes
@@ -113,7 +123,7 @@ func (c *collection) enoughDone(ctx context.Context) error {
 	return err
 }
 
-// remove deletes a condemned container that holds nothing of need any more.
+// remove deletes a condemned container. Its mark is gone.
 //
 // INVARIANT G5: the entries of its rows are gone, synced, and nobody finds it, before its blob goes.
 func (c *collection) remove(ctx context.Context, id container.ID) error {

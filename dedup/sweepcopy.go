@@ -75,19 +75,24 @@ func (c *collection) copyAway(ctx context.Context, kind container.Kind, ids []co
 	}
 	_, _, frames := cp.frames.stats()
 	c.report.Memory = max(c.report.Memory, c.marks.memory()+c.find.memory()+int64(len(order.ranks))*rankMem+frames)
+	var gone []container.ID
 	for _, id := range ids {
-		if _, ok := broken[id]; ok {
+		all := false
+		if _, ok := broken[id]; !ok {
+			if all, err = c.moved(ctx, id); err != nil {
+				return err
+			}
+		}
+		if all {
+			gone = append(gone, id)
+		} else {
 			c.old[id].damaged = true
-			continue
 		}
-		all, err := c.moved(ctx, id)
-		if err != nil {
-			return err
-		}
-		if !all {
-			c.old[id].damaged = true
-			continue
-		}
+	}
+	if err := c.dropMarks(ctx, gone); err != nil {
+		return err
+	}
+	for _, id := range gone {
 		if err := c.remove(ctx, id); err != nil {
 			return err
 		}

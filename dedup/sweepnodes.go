@@ -184,6 +184,9 @@ func (c *collection) graveOf(ctx context.Context, id container.ID, known grave, 
 func (c *collection) dropBuried(ctx context.Context, condemned []container.ID, dead graves) error {
 	c.bar(condemned)
 	whole := context.WithoutCancel(ctx)
+	if err := c.s.noteDead(whole); err != nil {
+		return err
+	}
 	for _, id := range condemned {
 		dir, err := c.find.directory(whole, id)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 type tombstones struct {
 	mu     sync.Mutex
 	number uint32   // guarded by mu: highest in use
+	newest uint32   // guarded by mu: of the object that counts; 0: there is none
 	dead   graves   // guarded by mu; never changed
 	lost   bool     // guarded by mu: the newest object cannot be read
 	doubt  bool     // guarded by mu: there may be a newer object, whose writing failed
@@ -29,7 +30,7 @@ func (s *Store) loadTombstones(ctx context.Context) error {
 	defer t.mu.Unlock()
 	t.limit = maxObject
 	newest, err := s.listTombstones(ctx)
-	if err != nil || newest == 0 {
+	if t.newest = newest; err != nil || newest == 0 {
 		return err
 	}
 	name := tombstoneName(newest)
@@ -110,6 +111,27 @@ func (t *tombstones) buried(id container.ID) (dead grave, lost bool) {
 	return t.dead[id], t.lost
 }
 
+// lacks reports whether there are no tombstones of this number, or later ones. Where there are none at all they may have been
+// lost, and count as that.
+func (t *tombstones) lacks(number uint32) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if number <= t.newest {
+		return false
+	}
+	t.lost = t.lost || t.newest == 0
+	return true
+}
+
+// noteDead has the index know which tombstones it obeys from now on. INVARIANT: so an index that has lost the entries of dead
+// nodes is not used for a store in which they live.
+func (s *Store) noteDead(ctx context.Context) error {
+	s.tombstones.mu.Lock()
+	n := s.tombstones.newest
+	s.tombstones.mu.Unlock()
+	return wrap("note tombstones", tombstoneName(n), s.index.NoteDead(ctx, n))
+}
+
 // all returns the dead slots of all containers.
 func (t *tombstones) all() graves {
 	t.mu.Lock()
@@ -144,7 +166,7 @@ func (s *Store) bury(ctx context.Context, dead graves) error {
 		return err
 	}
 	old := t.names
-	t.names, t.dead, t.lost, t.doubt = names, dead, false, false
+	t.names, t.newest, t.dead, t.lost, t.doubt = names, t.number, dead, false, false
 	t.names = append(t.names, s.dropTombstones(ctx, old)...)
 	return nil
 }

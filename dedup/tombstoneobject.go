@@ -67,6 +67,8 @@ type grave struct {
 
 func (g grave) has(slot uint32) bool { return g.all || g.dead.has(slot) }
 
+func (g grave) empty() bool { return !g.all && len(g.dead) == 0 }
+
 // graves are dead slots by container.
 type graves map[container.ID]grave
 

@@ -12,6 +12,7 @@ const (
 	keySize   = 16 // of a digest
 	valueSize = 12
 	markTag   = 'm'
+	deadTag   = 'd'
 	nodeBit   = 1 << 31 // of the slot: the container holds nodes
 )
 
@@ -53,7 +54,10 @@ func parseMark(k []byte) (container.ID, bool) {
 	return container.ID(binary.BigEndian.Uint64(k[keySize+1:])), true
 }
 
-// markSize is the length of a mark's value.
+// deadKey is that of the number that NoteDead noted.
+func deadKey() []byte { return append(make([]byte, keySize, keySize+1), deadTag) }
+
+// markSize is the length of a mark's value; that of a container which is to be entered again is empty.
 const markSize = 9
 
 // markValue holds the kind, the number of rows, and how many of them kept a location in another container.
@@ -62,10 +66,13 @@ func markValue(d *container.Directory, elsewhere uint32) []byte {
 	return le.AppendUint32(v, elsewhere)
 }
 
-// markCanonical tells whether no row kept a location in another container.
+// markCanonical tells whether the container was entered and no row kept a location in another container.
 func markCanonical(v []byte) (bool, error) {
-	if len(v) != markSize {
-		return false, fmt.Errorf("%w: mark of %d bytes", errDamage, len(v))
+	switch len(v) {
+	case 0:
+		return false, nil
+	case markSize:
+		return le.Uint32(v[5:]) == 0, nil
 	}
-	return le.Uint32(v[5:]) == 0, nil
+	return false, fmt.Errorf("%w: mark of %d bytes", errDamage, len(v))
 }

@@ -249,15 +249,15 @@ func (x *Index) DeleteIf(ctx context.Context, ds []digest.Digest, locs []Loc) er
 	})
 }
 
-// HasContainer tells whether a container was entered whole.
+// HasContainer tells whether a container was entered whole, and not forgotten since.
 func (x *Index) HasContainer(id container.ID) (has bool, err error) {
 	err = x.use("look up container", func() error {
 		return x.db.View(func(txn *badger.Txn) error {
-			_, err := txn.Get(markKey(id))
-			has = err == nil
+			item, err := txn.Get(markKey(id))
 			if errors.Is(err, badger.ErrKeyNotFound) {
-				err = nil
+				return nil
 			}
+			has = err == nil && item.ValueSize() > 0
 			return err
 		})
 	})
@@ -285,10 +285,18 @@ func (x *Index) Canonical(id container.ID) (yes bool, err error) {
 	return yes, err
 }
 
-// Containers yields the containers that were entered whole, in order of their ids. The index may be used and changed
-// meanwhile, but not closed.
-func (x *Index) Containers(ctx context.Context) iter.Seq2[container.ID, error] {
-	return func(yield func(container.ID, error) bool) {
+// Mark is what the index says of a container.
+type Mark struct {
+	Container container.ID
+	// Entered: every row was entered whole, or had a location already. It is false of a container that was forgotten: its rows
+	// may have been given up, or left to others.
+	Entered bool
+}
+
+// Marks yields the marks of all containers that were entered at some time and not removed, in order of their ids. The index
+// may be used and changed meanwhile, but not closed.
+func (x *Index) Marks(ctx context.Context) iter.Seq2[Mark, error] {
+	return func(yield func(Mark, error) bool) {
 		var stop bool
 		err := x.use("list containers", func() error {
 			return x.db.View(func(txn *badger.Txn) error {
@@ -302,35 +310,100 @@ func (x *Index) Containers(ctx context.Context) iter.Seq2[container.ID, error] {
 					if !ok {
 						return fmt.Errorf("%w: mark of %d bytes", errDamage, len(it.Item().Key()))
 					}
-					stop = !yield(id, nil)
+					stop = !yield(Mark{Container: id, Entered: it.Item().ValueSize() > 0}, nil)
 				}
 				return nil
 			})
 		})
 		if err != nil && !stop {
-			yield(0, err)
+			yield(Mark{}, err)
 		}
 	}
 }
 
-// ForgetContainer removes containers' marks, and syncs once. Their rows stay; they are hints.
+// ForgetContainer has the marks of containers say that they are to be entered again, and syncs once. Their rows stay; they are
+// hints. That the containers were entered stays known: others may have lost their locations to them.
 func (x *Index) ForgetContainer(ctx context.Context, ids ...container.ID) error {
+	return x.changeMarks(ctx, "forget container", ids, func(wb *badger.WriteBatch, key []byte) error { return wb.Set(key, nil) })
+}
+
+// RemoveContainer removes the marks of containers that are about to go, and syncs once. INVARIANT: by then nothing that is needed
+// has its location in them, for from now on nobody misses them.
+func (x *Index) RemoveContainer(ctx context.Context, ids ...container.ID) error {
+	return x.changeMarks(ctx, "remove container", ids, (*badger.WriteBatch).Delete)
+}
+
+// changeMarks changes the marks that are there.
+func (x *Index) changeMarks(ctx context.Context, op string, ids []container.ID, change func(wb *badger.WriteBatch, key []byte) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return x.remove("forget container", func() error {
+	return x.remove(op, func() error {
 		wb := x.db.NewWriteBatch()
 		defer wb.Cancel()
-		for _, id := range ids {
-			if err := wb.Delete(markKey(id)); err != nil {
-				return err
+		err := x.db.View(func(txn *badger.Txn) error {
+			for _, id := range ids {
+				_, err := txn.Get(markKey(id))
+				if errors.Is(err, badger.ErrKeyNotFound) {
+					continue
+				}
+				if err == nil {
+					err = change(wb, markKey(id))
+				}
+				if err != nil {
+					return err
+				}
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		if err := wb.Flush(); err != nil {
 			return err
 		}
 		return x.db.Sync()
 	})
+}
+
+// NoteDead notes, synced, which list of dead rows the caller is about to obey, by taking entries out or leaving rows out: lists
+// have ascending numbers. A number that is not higher than the last one changes nothing.
+func (x *Index) NoteDead(ctx context.Context, list uint32) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if known, err := x.Dead(); err != nil || list <= known {
+		return err
+	}
+	return x.remove("note dead rows", func() error {
+		if err := x.db.Update(func(txn *badger.Txn) error { return txn.Set(deadKey(), le.AppendUint32(nil, list)) }); err != nil {
+			return err
+		}
+		return x.db.Sync()
+	})
+}
+
+// Dead returns the highest number that NoteDead was told of; 0: none.
+func (x *Index) Dead() (list uint32, err error) {
+	err = x.use("look up dead rows", func() error {
+		return x.db.View(func(txn *badger.Txn) error {
+			item, err := txn.Get(deadKey())
+			if errors.Is(err, badger.ErrKeyNotFound) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return item.Value(func(v []byte) error {
+				if len(v) != 4 {
+					return fmt.Errorf("%w: number of %d bytes", errDamage, len(v))
+				}
+				list = le.Uint32(v)
+				return nil
+			})
+		})
+	})
+	return list, err
 }
 
 // Suspect makes the next Open test every block of the tables, however large they are. It is for who finds by another way

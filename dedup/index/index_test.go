@@ -139,11 +139,11 @@ func TestPutLookup(t *testing.T) {
 			t.Fatalf("%s: locations %v, want %v", what, locs, want)
 		}
 		var ids []container.ID
-		for id, err := range x.Containers(t.Context()) {
-			if err != nil {
-				t.Fatal(err)
+		for m, err := range x.Marks(t.Context()) {
+			if err != nil || !m.Entered {
+				t.Fatal(m, err)
 			}
-			ids = append(ids, id)
+			ids = append(ids, m.Container)
 		}
 		if !slices.Equal(ids, []container.ID{container.MakeID(1, 1), container.MakeID(1, 2)}) {
 			t.Fatalf("%s: containers %v", what, ids)
@@ -194,6 +194,50 @@ func TestKeepAndDelete(t *testing.T) {
 	if has, err := x.HasContainer(container.MakeID(1, 3)); err != nil || has {
 		t.Fatalf("forgotten: %v %v", has, err)
 	}
+	want := []Mark{{container.MakeID(1, 1), true}, {container.MakeID(1, 2), true}, {container.MakeID(1, 3), false}}
+	wantMarks(t, x, want)
+	if err := x.ForgetContainer(t.Context(), container.MakeID(1, 9)); err != nil { // was never entered
+		t.Fatal(err)
+	}
+	wantMarks(t, x, want)
+	if err := x.RemoveContainer(t.Context(), container.MakeID(1, 1), container.MakeID(1, 3), container.MakeID(1, 9)); err != nil {
+		t.Fatal(err)
+	}
+	wantMarks(t, x, want[1:2])
+}
+
+func wantMarks(t *testing.T, x *Index, want []Mark) {
+	t.Helper()
+	var got []Mark
+	for m, err := range x.Marks(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, m)
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("marks %v, want %v", got, want)
+	}
+}
+
+func TestNoteDead(t *testing.T) {
+	dir := t.TempDir()
+	x := open(t, dir, small())
+	for _, step := range []struct{ note, want uint32 }{{0, 0}, {3, 3}, {2, 3}, {7, 7}} {
+		if err := x.NoteDead(t.Context(), step.note); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := x.Dead(); err != nil || got != step.want {
+			t.Fatalf("after %d: %d, %v; want %d", step.note, got, err, step.want)
+		}
+	}
+	wantMarks(t, x, nil)
+	closeIndex(t, x)
+	x = open(t, dir, small())
+	if got, err := x.Dead(); err != nil || got != 7 {
+		t.Fatalf("opened again: %d, %v", got, err)
+	}
+	closeIndex(t, x)
 }
 
 func TestFirstRowOfDigestCounts(t *testing.T) {
@@ -224,7 +268,7 @@ func TestRefusals(t *testing.T) {
 	wantKind(t, err, KindForeign)
 
 	newer := bytes.Replace((meta{store: testStore, memtable: minMemtable, state: stateClosed}).encode(),
-		[]byte("coffer-index 1 "), []byte("coffer-index 2 "), 1)
+		[]byte("coffer-index 2 "), []byte("coffer-index 3 "), 1)
 	if err := os.WriteFile(filepath.Join(dir, metaName), newer, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -233,6 +277,12 @@ func TestRefusals(t *testing.T) {
 	if !IsDamage(err) {
 		t.Fatal("a newer format is not taken for one to rebuild")
 	}
+	older := bytes.Replace(newer, []byte("coffer-index 3 "), []byte("coffer-index 1 "), 1)
+	if err := os.WriteFile(filepath.Join(dir, metaName), older, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(dir, small())
+	wantKind(t, err, KindCorrupt)
 	if err := Remove(dir); err != nil {
 		t.Fatal(err)
 	}

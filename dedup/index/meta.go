@@ -16,7 +16,7 @@ import (
 const (
 	metaName    = "META"
 	metaMagic   = "coffer-index"
-	metaVersion = 1
+	metaVersion = 2
 	maxMeta     = 512
 )
 
@@ -61,6 +61,9 @@ func parseMeta(b []byte) (meta, error) {
 	n, _ := fmt.Sscanf(line, "%s %d %s %d %s %d", &magic, &version, &store, &m.memtable, &st, &m.deaths)
 	if n >= 2 && version > metaVersion {
 		return meta{}, fmt.Errorf("%w: version %d", errNewer, version)
+	}
+	if n >= 2 && version < metaVersion {
+		return meta{}, fmt.Errorf("%w: %s is of version %d, which is not read any more", errDamage, metaName, version)
 	}
 	id, err := hex.DecodeString(store)
 	if n != 6 || err != nil || len(id) != len(m.store) || fmt.Sprintf("%08x", metaSum(line)) != sum {

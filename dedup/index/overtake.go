@@ -60,8 +60,8 @@ func (x *Index) overtaken(d *container.Directory, slots []uint32, from func(cont
 	return taken, old, err
 }
 
-// addElsewhere changes how many rows the marks of containers say to have their locations elsewhere. Containers without a
-// mark are left out.
+// addElsewhere changes how many rows the marks of containers say to have their locations elsewhere. Containers that
+// are not entered are left out.
 func (x *Index) addElsewhere(ids map[container.ID]struct{}, n int) error {
 	wb := x.db.NewWriteBatch()
 	defer wb.Cancel()
@@ -80,6 +80,9 @@ func (x *Index) addElsewhere(ids map[container.ID]struct{}, n int) error {
 			}
 			if _, err := markCanonical(v); err != nil {
 				return err
+			}
+			if len(v) == 0 {
+				continue
 			}
 			le.PutUint32(v[5:], uint32(max(int64(le.Uint32(v[5:]))+int64(n), 0)))
 			if err := wb.Set(markKey(id), v); err != nil {
