@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
@@ -134,10 +135,18 @@ func (c *Conn) await(ctx context.Context, call func() error) error {
 	})
 	select {
 	case err := <-done:
-		return err
+		return c.named(err)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// named names the loss of the connection, for which the library has errors of its own.
+func (c *Conn) named(err error) error {
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, golibvirt.ErrInterrupted) {
+		return &Error{KindUnreachable, "talk to libvirt on " + c.uri.place(), errors.New("the connection is lost")}
+	}
+	return err
 }
 
 // call makes a call to libvirt and names it in the error.

@@ -73,10 +73,6 @@ func failure(op string, err error) error {
 	}
 	kind := KindOther
 	switch codeOf(err) {
-	case 0:
-		if errors.Is(err, golibvirt.ErrInterrupted) {
-			kind = KindUnreachable
-		}
 	case golibvirt.ErrNoDomain:
 		kind = KindNoDomain
 	case golibvirt.ErrNoDomainCheckpoint, golibvirt.ErrCheckpointInconsistent:

@@ -9,10 +9,12 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,6 +73,56 @@ func TestSSHNeverAsksAndNeverTrusts(t *testing.T) {
 		if !strings.Contains(args, want) {
 			t.Errorf("ssh %s: lacks %s", args, want)
 		}
+	}
+}
+
+// What a host runs gets its arguments as they are and gives its status back; it does not outlive the input that ssh carries.
+func TestCommandsOfAHost(t *testing.T) {
+	run := func(argv ...string) *exec.Cmd { // what sshd does with the last argument of ssh
+		args := URI{Host: "h"}.command(t.Context(), argv).Args
+		return exec.Command("sh", "-c", args[len(args)-1])
+	}
+	odd := "a 'b' \"c\" $HOME `id` \\ \n*;"
+	cmd := run("printf", "%s|", odd, "", "-n")
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.Output()
+	if want := odd + "||-n|"; err != nil || string(out) != want {
+		t.Errorf("%q, %v; want %q", out, err, want)
+	}
+	for status, argv := range map[int][]string{3: {"sh", "-c", "exit 3"}, 127: {"no-such-program"}} {
+		cmd := run(argv...)
+		_, _ = cmd.StdinPipe()
+		if err := cmd.Run(); cmd.ProcessState.ExitCode() != status {
+			t.Errorf("%v: %v, want %d", argv, err, status)
+		}
+	}
+	cmd = run("sleep", "600")
+	leash, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = leash.Close()
+	if err := cmd.Wait(); err == nil {
+		t.Error("it ended well")
+	}
+}
+
+// A connection that is lost is called that: the library says "invalid argument" of a call that comes later.
+func TestLostConnectionIsNamed(t *testing.T) {
+	c := &Conn{uri: URI{Host: "kvm2", SSH: true}}
+	for _, lost := range []error{syscall.EINVAL, golibvirt.ErrInterrupted} {
+		err := failure("look", c.await(t.Context(), func() error { return lost }))
+		if KindOf(err) != KindUnreachable || !strings.Contains(err.Error(), "kvm2: the connection is lost") {
+			t.Errorf("%v, %v", err, KindOf(err))
+		}
+	}
+	if err := c.await(t.Context(), func() error { return golibvirt.Error{Code: uint32(golibvirt.ErrNoDomain)} }); codeOf(err) != golibvirt.ErrNoDomain {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -39,10 +39,14 @@ const (
 	sshGrace = 5 * time.Second
 )
 
-// sshArgs are the arguments of ssh. Nothing is asked for, and an unknown or changed host key ends it: whatever a
-// configuration says, for these come first and the first one counts (ssh_config(5)).
-// forwards are the arguments that say which sockets ssh carries.
+// sshArgs are the arguments of an ssh whose session is SFTP. forwards are those that say which sockets it carries.
 func sshArgs(u URI, forwards ...string) []string {
+	return append(append(sshOptions(u), forwards...), "-s", "--", u.Host, "sftp")
+}
+
+// sshOptions are the arguments of every ssh. Nothing is asked for, and an unknown or changed host key ends it: whatever a
+// configuration says, for these come first and the first one counts (ssh_config(5)).
+func sshOptions(u URI) []string {
 	args := []string{"-T", "-x", "-a"}
 	for _, o := range []string{"BatchMode=yes", "StrictHostKeyChecking=yes", "ControlMaster=no", "ControlPath=none", "PermitLocalCommand=no",
 		"ExitOnForwardFailure=yes", "StreamLocalBindMask=0177", "ConnectTimeout=20", "ServerAliveInterval=15", "ServerAliveCountMax=4"} {
@@ -60,8 +64,7 @@ func sshArgs(u URI, forwards ...string) []string {
 	if u.Port != "" {
 		args = append(args, "-p", u.Port)
 	}
-	args = append(args, forwards...)
-	return append(args, "-s", "--", u.Host, "sftp")
+	return args
 }
 
 // sshQuote keeps a path one word in the value of an option, and its percent signs what they are.

@@ -19,8 +19,11 @@ import (
 	"coffer/images"
 )
 
-// ErrMissing is wrapped where there is no qemu-img on this machine.
-var ErrMissing = errors.New("qemu-img is missing: install it (Debian: qemu-utils; RHEL, SUSE: qemu-img)")
+// ErrMissing is wrapped where there is no qemu-img on the machine that is to convert.
+var ErrMissing = errors.New("qemu-img is missing on the machine that is to convert: install it (Debian: qemu-utils; RHEL, SUSE: qemu-img)")
+
+// notFound is the exit status by which a shell says that there is no such program.
+const notFound = 127
 
 // Image is an image's place and format.
 type Image struct {
@@ -41,6 +44,8 @@ type Options struct {
 	Compress bool
 	// Progress is told the share that is done, from 0 to 1, some times.
 	Progress func(float64)
+	// Command makes the subprocess, which may run on another host: the images' paths are those there. nil: exec.CommandContext.
+	Command func(ctx context.Context, name string, args ...string) *exec.Cmd
 }
 
 // formats are those that Convert takes.
@@ -63,7 +68,11 @@ func Convert(ctx context.Context, from, to Image, o Options) error {
 	}
 	// A path of a file must not be taken for an option, nor for a protocol.
 	args = append(args, "--", place(from.Path), place(to.Path))
-	cmd := exec.CommandContext(ctx, "qemu-img", args...)
+	command := o.Command
+	if command == nil {
+		command = exec.CommandContext
+	}
+	cmd := command(ctx, "qemu-img", args...)
 	var faults bytes.Buffer
 	cmd.Stderr = &faults
 	out, err := cmd.StdoutPipe()
@@ -81,7 +90,13 @@ func Convert(ctx context.Context, from, to Image, o Options) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return fmt.Errorf("convert %s to %s: %w: %s", from.Path, to.Path, err, strings.TrimSpace(faults.String()))
+		if cmd.ProcessState.ExitCode() == notFound {
+			err = ErrMissing
+		}
+		if said := strings.TrimSpace(faults.String()); said != "" {
+			err = fmt.Errorf("%w: %s", err, said)
+		}
+		return fmt.Errorf("convert %s to %s: %w", from.Path, to.Path, err)
 	}
 	return nil
 }

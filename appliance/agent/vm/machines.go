@@ -59,9 +59,6 @@ func (ms *Machines) Order(ctx context.Context, o sms.MachineOrder) (*sms.Machine
 	if err != nil {
 		return nil, sms.Errorf(sms.CodeRefused, "%w", err)
 	}
-	if uri.SSH && o.Verb == sms.MachineRestore {
-		return nil, sms.Errorf(sms.CodeRefused, "machines are restored by an agent on their own host: install one on %s, or boot the machine there and move it", uri.Host)
-	}
 	c, err := libvirt.Connect(ctx, uri)
 	if err != nil {
 		return nil, sms.Errorf(sms.CodeRefused, "%w", err)

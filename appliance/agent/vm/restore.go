@@ -87,18 +87,19 @@ func settleRestore(ctx context.Context, c *libvirt.Conn, id, uuid string) (left 
 	return left
 }
 
-// copyDisks makes the images.
+// copyDisks makes the images, by a qemu-img of the host.
 func (m *machine) copyDisks(ctx context.Context, c *libvirt.Conn, pool, name, format string, j *jobMeter) (map[string]libvirt.FileDisk, error) {
 	files := map[string]libvirt.FileDisk{}
 	done, total := uint64(0), m.relays.size()
+	exports := m.relays.disks()
 	for _, target := range m.relays.targets() {
-		x := m.relays.by[target]
+		x, at := m.relays.by[target], exports[target]
 		v, err := c.CreateVolume(ctx, pool, imageName(name, target, m.id, format), format, x.dev.Size())
 		if err != nil {
 			return nil, err
 		}
-		err = qemuimg.Convert(ctx, qemuimg.NBD(x.socket, x.export), qemuimg.Image{Path: v.File.Path, Format: images.Format(v.File.Format)},
-			qemuimg.Options{Existing: true, Progress: func(share float64) { j.set(target, done+uint64(share*float64(x.dev.Size())), total) }})
+		err = qemuimg.Convert(ctx, qemuimg.NBD(at.Socket, at.Export), qemuimg.Image{Path: v.File.Path, Format: images.Format(v.File.Format)},
+			qemuimg.Options{Existing: true, Command: c.Commands(), Progress: func(share float64) { j.set(target, done+uint64(share*float64(x.dev.Size())), total) }})
 		if err != nil {
 			return nil, err
 		}

@@ -35,6 +35,23 @@ func (c guestConsole) goesOn(what string) {
 }
 
 // nothingExported checks that the appliance has neither exports nor machines.
+// hasDisk checks what the one raw image of a pattern holds.
+func (h *host) hasDisk(pattern, want string) {
+	h.Helper()
+	images, err := filepath.Glob(pattern)
+	if err != nil || len(images) != 1 {
+		h.Fatalf("images %v, %v", images, err)
+	}
+	f, err := os.Open(images[0])
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer f.Close()
+	if got := sum(h.TB, f); got != want {
+		h.Errorf("the restored disk has sha256 %s, the saved one %s", got, want)
+	}
+}
+
 func (h *host) nothingExported() {
 	h.Helper()
 	for _, dir := range []string{"overlays", "machines"} {
@@ -111,18 +128,7 @@ func TestInstantBoot(t *testing.T) {
 	}
 	h.refused([]string{"shop-2"}, "vm", "restore", saveset, "--host", on, "--pool", "vms", "--name", "shop-2", "--new-identity")
 	h.nothingExported()
-	images, err := filepath.Glob(filepath.Join(pool, "shop-2*"))
-	if err != nil || len(images) != 1 {
-		t.Fatalf("images %v, %v", images, err)
-	}
-	f, err := os.Open(images[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if got := sum(t, f); got != before {
-		t.Errorf("the restored disk has sha256 %s, the saved one %s", got, before)
-	}
+	h.hasDisk(filepath.Join(pool, "shop-2*"), before)
 	if after := h.stored(saveset); after != before {
 		t.Error("the saveset has changed")
 	}

@@ -5,17 +5,22 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"coffer/api"
 	machines "coffer/appliance/internal/lab"
 )
 
 // carriers are the ssh processes that carry sockets to a host.
-func carriers(t *testing.T, port string) (pids []int) {
+func carriers(t *testing.T, port string) []int { return sshProcesses(t, port, " -R ") }
+
+// sshProcesses are those to a host that have a word among their arguments.
+func sshProcesses(t *testing.T, port, word string) (pids []int) {
 	t.Helper()
 	out, err := exec.Command("ps", "-eo", "pid=,args=").Output()
 	if err != nil {
@@ -23,7 +28,7 @@ func carriers(t *testing.T, port string) (pids []int) {
 	}
 	for _, line := range bytes.Split(out, []byte("\n")) {
 		f := strings.Fields(string(line))
-		if len(f) < 2 || f[1] != "ssh" || !strings.Contains(string(line), "-p "+port) || !strings.Contains(string(line), " -R ") {
+		if len(f) < 2 || f[1] != "ssh" || !strings.Contains(string(line), "-p "+port) || !strings.Contains(string(line), word) {
 			continue
 		}
 		pid, err := strconv.Atoi(f[0])
@@ -36,7 +41,8 @@ func carriers(t *testing.T, port string) (pids []int) {
 }
 
 // An agent that reaches a host by ssh boots a machine there: its disks come over that ssh. The connection is cut: the guest waits,
-// and goes on. It moves to the host's storage; another one is dropped. Nothing is left on the host.
+// and goes on. It moves to the host's storage; another one is dropped, a third restored, the first time with ssh killed in its middle. Nothing
+// is left on the host.
 func TestMachinesOverSSH(t *testing.T) {
 	machines.Long(t)
 	lv := machines.StartLibvirt(t)
@@ -86,16 +92,64 @@ func TestMachinesOverSSH(t *testing.T) {
 
 	b := decode[api.Guest](h.lab, "vm", "boot", saveset, "--host", on, "--name", "copy", "--new-identity", "--paused")
 	h.ok("vm", "drop", "copy", "--yes")
-	h.refused([]string{"on their own host"}, "vm", "restore", saveset, "--host", on, "--pool", "vms", "--name", "copy", "--new-identity")
-	if g := decode[api.Guest](h.lab, "vm", "move", "shop", "--pool", "vms"); g.State != api.GuestMoved {
-		t.Errorf("moved: %+v", g)
+	restore := []string{"vm", "restore", saveset, "--host", on, "--pool", "vms", "--name", "copy", "--new-identity", "--format", "raw"}
+	cut := decode[api.Guest](h.lab, append(restore, "--no-wait")...)
+	var converting []int
+	h.within("ssh runs qemu-img", func() bool {
+		converting = sshProcesses(t, sshd.Port, "qemu-img")
+		return len(converting) > 0
+	})
+	if err := syscall.Kill(converting[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	h.within("the restore has failed", func() bool {
+		cut = decode[api.Guest](h.lab, "vm", "show", cut.ID)
+		return cut.Over
+	})
+	if cut.State != api.GuestFailed || !strings.Contains(cut.Problem, "convert") {
+		t.Errorf("a restore whose ssh was killed: %+v", cut)
+	}
+	if left, _ := filepath.Glob(filepath.Join(pool, "*")); len(left) > 0 {
+		t.Errorf("it left %v", left)
+	}
+	if r := decode[api.Guest](h.lab, restore...); r.State != api.GuestRestored || r.Name != "copy" || r.UUID == g.UUID {
+		t.Errorf("restored: %+v", r)
+	}
+	h.hasDisk(filepath.Join(pool, "copy-vda-*"), before)
+	lv.Virsh("undefine", "copy")
+	for _, name := range []string{"libvirt", "its disk"} { // whichever ssh a move loses, it comes to its end or can be made again
+		if h.ok("vm", "move", "shop", "--pool", "vms", "--no-wait"); name == "libvirt" {
+			time.Sleep(2000 * time.Millisecond)
+		}
+		for _, pid := range sshProcesses(t, sshd.Port, "ssh") {
+			if carries := slices.Contains(carriers(t, sshd.Port), pid); carries == (name == "its disk") {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		h.within("the move has ended", func() bool {
+			g = decode[api.Guest](h.lab, "vm", "show", g.ID)
+			return g.Over || g.State == api.GuestRunning
+		})
+		t.Logf("a move whose ssh for %s was killed: %s %q", name, g.State, g.Problem)
+		if g.State == api.GuestMoved {
+			break
+		}
+		c.goesOn("after a move that failed")
+	}
+	if g.State != api.GuestMoved {
+		if g = decode[api.Guest](h.lab, "vm", "move", "shop", "--pool", "vms"); g.State != api.GuestMoved {
+			t.Errorf("moved: %+v", g)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(pool, "shop-*")); len(left) != 1 {
+		t.Errorf("the pool has %v", left)
 	}
 	h.nothingExported()
 	c.goesOn("from its pool")
 	if out := lv.Virsh("domblklist", h.domain); !strings.Contains(out, pool) || strings.Contains(out, "coffer-agent") {
 		t.Errorf("its disks are %s", out)
 	}
-	for _, id := range []string{g.ID, b.ID} {
+	for _, id := range []string{g.ID, b.ID, cut.ID} {
 		for _, dir := range []string{id, id + "-far"} {
 			if _, err := os.Stat(filepath.Join("/run/coffer-agent", dir)); !os.IsNotExist(err) {
 				t.Errorf("%s is left: %v", dir, err)
