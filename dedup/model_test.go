@@ -73,7 +73,36 @@ type world struct {
 	recent []testTree              // guarded by mu: trees that were stored once
 	total  CollectReport           // guarded by mu
 
+	past *past // nil: none is kept
+
 	condemning sync.Mutex // who condemns: one collection, or somebody who changes his mind
+}
+
+// past is the store as it was at some time, for somebody who puts it back beside an index that went on.
+type past struct {
+	disk *vfs.Mem
+	sets map[SavesetID]*promised
+}
+
+var allKept = vfs.CrashOptions{Data: vfs.Kept, Entries: vfs.Kept}
+
+// remember keeps the store as it is, now and then. Nobody uses it. Before there are tombstones there is nothing to learn: a store
+// that has none beside an index that obeyed some takes them for lost.
+func (w *world) remember(r *mathrand.Rand) {
+	if w.s.tombstones.newest > 0 && (w.past == nil || r.IntN(4) == 0) {
+		w.past = &past{w.mem.Crash(allKept), w.snapshot()}
+	}
+}
+
+// putBack puts back what was kept.
+func (w *world) putBack() {
+	w.mem, w.sets = w.past.disk.Crash(allKept), make(map[SavesetID]*promised)
+	for id, p := range w.past.sets {
+		c := *p
+		w.sets[id] = &c
+	}
+	w.indexes = 0 // what is done from now on has names that those indexes know from another life
+	w.count("put back")
 }
 
 func newWorld(t *testing.T) *world {
@@ -358,7 +387,11 @@ func (w *world) reopen(ctx context.Context, r *mathrand.Rand, stop func()) error
 		return err
 	}
 	w.full.Store(false)
-	if err := w.pickIndex(r, power); err != nil {
+	back := w.past != nil && r.IntN(5) == 0
+	if back {
+		w.putBack()
+	}
+	if err := w.pickIndex(r, power || back); err != nil {
 		return err
 	}
 	w.closing.Store(false)
@@ -444,7 +477,7 @@ func modelRand(t *testing.T) *mathrand.Rand {
 }
 
 // TestModel runs the operations of the package's matrix side by side, on a disk that fails now and then, ends them by
-// closing the store, or by a loss of power, and holds the store against a map of what it promised. Run it with -race.
+// closing the store, by a loss of power, or by putting an earlier state of the store back, and holds the store against a map of what it promised. Run it with -race.
 func TestModel(t *testing.T) {
 	r := modelRand(t)
 	until := time.Now().Add(forms(10*time.Second, time.Minute, 10*time.Minute))
@@ -502,6 +535,7 @@ func (w *world) round(r *mathrand.Rand, number int) {
 	if err := w.reopen(ctx, r, stop); err != nil {
 		t.Fatalf("round %d, reopened: %v", number, err)
 	}
+	w.remember(r)
 	if number%3 != 0 {
 		return
 	}
