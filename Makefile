@@ -51,10 +51,10 @@ demo: build ## the main job on real data: back up, change, back up, mount, resto
 test: deps-test test-race test-plain ## the whole test suite (root; needs /dev/fuse)
 
 test-race: go
-	COFFER_REQUIRE_LAB=1 COFFER_REQUIRE_FUSE=1 CGO_ENABLED=1 $(GO) test -race -p 2 -timeout 10m $(RACE)
+	COFFER_REQUIRE_LAB=1 COFFER_REQUIRE_FUSE=1 CGO_ENABLED=1 $(GO) test -race -p 2 -timeout 30m $(RACE)
 
 test-plain: go build
-	COFFER_REQUIRE_LAB=1 COFFER_REQUIRE_FUSE=1 CGO_ENABLED=0 COFFER_BIN=$(CURDIR)/$(BIN) $(GO) test -p 2 -timeout 10m \
+	COFFER_REQUIRE_LAB=1 COFFER_REQUIRE_FUSE=1 CGO_ENABLED=0 COFFER_BIN=$(CURDIR)/$(BIN) $(GO) test -p 2 -timeout 30m \
 	  $$(CGO_ENABLED=0 $(GO) list ./... | grep -vxF "$$(CGO_ENABLED=0 $(GO) list $(RACE))")
 
 LONG ?= 1
