@@ -41,9 +41,11 @@ func tool(t *testing.T, name string, args ...string) string {
 	defer cancel()
 	c := exec.CommandContext(ctx, name, args...)
 	c.WaitDelay = time.Second
-	out, err := c.CombinedOutput()
+	var faults bytes.Buffer // nbdinfo's has warnings, where programs are missing that it would like to have
+	c.Stderr = &faults
+	out, err := c.Output()
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, faults.Bytes())
 	}
 	return string(out)
 }
