@@ -271,6 +271,7 @@ func (s *containerSet) unspoil(id container.ID) {
 	if c, ok := s.m[id]; ok {
 		c.damaged = false
 	}
+	s.wakeLocked()
 }
 
 // smallObjects opens every small object in all its forms, its second copy, and both copies of the keyring.

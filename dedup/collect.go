@@ -261,6 +261,9 @@ func (c *collection) walkNodes(ctx context.Context, ids []container.ID) error {
 		if err != nil {
 			return err
 		}
+		if dir == nil && c.s.containers.reliedOn(id) {
+			return &Error{Kind: Damaged, Op: "collect", Object: id.String(), Err: errUnreadable}
+		}
 		if dir == nil {
 			continue
 		}

@@ -54,7 +54,9 @@ func (r *Run) commit(ctx context.Context, d Draft) (Manifest, error) {
 		return Manifest{}, err
 	}
 	if err := r.s.putObject(ctx, manifestKind, manifestName(m.ID), m.object()); err != nil {
-		r.pins.keep()
+		if errors.Is(err, errLoose) {
+			r.pins.keep()
+		}
 		return Manifest{}, err
 	}
 	r.s.sets.add(m, 0)
@@ -170,12 +172,12 @@ func (r *Run) leave(ctx context.Context, failed bool) error {
 		err = r.sealAll(ctx)
 		failed = err != nil
 	}
+	r.nodes.abandon() // first: a PutNodes that is running may seal nodes yet, and what they refer to must not be dropped before
 	for _, l := range r.lanes.all() {
 		if e := l.abandon(); e != nil && !failed {
 			err = errors.Join(err, e)
 		}
 	}
-	r.nodes.abandon()
 	r.release()
 	return err
 }

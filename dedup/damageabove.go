@@ -17,13 +17,14 @@ const damageRetry = time.Minute
 // damageKeeper writes the damage list and finds the nodes above it, in a goroutine of the store.
 type damageKeeper struct {
 	wake   chan struct{}
+	over   <-chan struct{} // closed when it ends
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
 
 func startDamageKeeper(s *Store) *damageKeeper {
 	ctx, cancel := context.WithCancel(context.Background())
-	k := &damageKeeper{wake: make(chan struct{}, 1), cancel: cancel}
+	k := &damageKeeper{wake: make(chan struct{}, 1), over: ctx.Done(), cancel: cancel}
 	k.wg.Go(func() { s.keepDamage(ctx, k.wake) })
 	k.kick()
 	return k
@@ -109,6 +110,8 @@ func (s *Store) waitSettled(ctx context.Context) error {
 		s.keeper.kick()
 		select {
 		case <-changed:
+		case <-s.keeper.over:
+			return &Error{Kind: Closed, Op: "use store"}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -166,15 +169,16 @@ func (s *Store) finishAbove(a *aboveWalk, version uint64, unsure bool) bool {
 	l.setAbove(a.above, len(a.above) > maxAbove, version)
 	l.fixed = nil
 	if unsure {
-		l.nameLost(a.missing)
+		l.nameLost(a.missing, version)
 	}
 	return true
 }
 
-// nameLost says of the containers that cannot be read what of them is missed. It needs mu held.
-func (l *damageList) nameLost(missing map[container.ID][]lostRow) {
+// nameLost says of the containers that cannot be read what of them is missed; of one that came onto the list later than
+// version the walk need not have seen it. It needs mu held.
+func (l *damageList) nameLost(missing map[container.ID][]lostRow, version uint64) {
 	for _, r := range append([]*damageRow(nil), l.rows...) {
-		if !r.unknown {
+		if !r.unknown || r.version > version {
 			continue
 		}
 		r.unknown, r.stale = false, true

@@ -20,6 +20,25 @@ func (s *Store) badRow(ctx context.Context, at index.Loc) bool {
 	return s.damage.badPlace(Loc{at.Container, dir.Row(at.Slot).Frame})
 }
 
+// badEntry is badRow for who holds the index: doubt is true of a container that does not read and is not on the list yet.
+func (s *Store) badEntry(ctx context.Context, at index.Loc) (bad, doubt bool) {
+	if !s.damage.any.Load() {
+		return false, false
+	}
+	if !s.containers.readable(at.Container) {
+		return true, false
+	}
+	dir, err := s.dirs.load(ctx, at.Container)
+	switch k := kindFromBelow(err); {
+	case err != nil && (k == Damaged || k == NotFound):
+		there := s.containers.has(at.Container)
+		return !there, there
+	case err != nil:
+		return false, false
+	}
+	return int64(at.Slot) >= int64(dir.Rows()) || s.damage.badPlace(Loc{at.Container, dir.Row(at.Slot).Frame}), false
+}
+
 // healBy takes what a container brought off the damage list, after it was read back from where it lies. The index names it
 // by now: what is on the list gives way.
 func (s *Store) healBy(ctx context.Context, dir *container.Directory) error {

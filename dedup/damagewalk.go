@@ -110,8 +110,19 @@ func (w *treeWalk) kid(ctx context.Context, k treeKid) error {
 
 // enter reads a node and makes it the last step.
 func (w *treeWalk) enter(ctx context.Context, k treeKid) error {
-	step := treeStep{at: k.at}
 	rec, err := w.s.read(ctx, k.at)
+	if KindOf(err) == NotFound && !w.s.containers.has(k.at.dir.ID()) { // a collection moved it since it was found
+		places, e := w.s.locate(ctx, []digest.Digest{k.child.Digest})
+		if e != nil {
+			return e
+		}
+		if at := places[0]; at.fits(k.at, k.child) == nil {
+			k.at = at
+			w.seen[at.dir.ID()] = w.seen[at.dir.ID()].with(at.slot, uint32(at.dir.Rows()))
+			rec, err = w.s.read(ctx, at)
+		}
+	}
+	step := treeStep{at: k.at}
 	var node recipe.Node
 	if err == nil {
 		if node, err = recipe.ParseClear(rec); err != nil {

@@ -78,9 +78,11 @@ func (s *Store) dismissManifest(ctx context.Context, row Damage, _ string) error
 		if err != nil {
 			return wrap("list states", "", err)
 		}
-		if err := s.readObject(ctx, stateKind, o, &newest); err != nil {
+		var st stateObject // a member that is left out is zero, and not what the state before said
+		if err := s.readObject(ctx, stateKind, o, &st); err != nil {
 			return err
 		}
+		newest = st
 	}
 	switch now := s.opts.Now(); {
 	case newest.Deleted:

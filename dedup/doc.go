@@ -45,6 +45,7 @@
 //
 //	INVARIANT I1: a mark goes only with its container. Before locations of a container's rows may go elsewhere the mark says so,
 //	or says that the container is to be entered again.
+//	An entry in a container that cannot be pinned just then, because its entries are being taken over, stays until that is done.
 //	INVARIANT I2: before entries are given up for a tombstone, the index notes the number of the tombstones.
 //
 // The copy of a chunk that the index names is the canonical one: the only one that GC keeps.
@@ -100,8 +101,9 @@
 //	only it reached; its states go after it.
 //	INVARIANT G7 (only what is known): marks are set where the index says and held against the containers' rows before
 //	anything is decided on them. Only containers that were there when the mark began are judged, because chunks may have
-//	moved into others since. While a manifest, or a node that a saveset needs, cannot be read, nothing is removed. No copy
-//	goes of a chunk that a saveset needs and that the index does not have, or has in a damaged place.
+//	moved into others since. While a manifest, a node that a saveset needs, or a container that a run relies on cannot be
+//	read, nothing is removed. No copy goes of a chunk that a saveset needs and that the index does not have, or has in a damaged
+//	place.
 //	INVARIANT G8 (gone for good): no collection begins while a container or a manifest that is gone may come back in a crash,
 //	because its removal could not be synced.
 //

@@ -67,8 +67,8 @@ type CollectReport struct {
 
 // Collect frees what no saveset needs, beside runs and readers. It may be ended at any time and leaves nothing half done.
 // Kinds InUse (another maintenance operation runs), NoSpace (what had to be copied for it was left, all else was done),
-// Damaged (a manifest, or a node of a saveset, cannot be read: nobody knows what is below it, so nothing is removed until
-// it is healed or its savesets are deleted). The report tells what was done, also beside an error.
+// Damaged (a manifest, a node of a saveset, or nodes that an open run relies on, cannot be read: nobody knows what is below, so
+// nothing is removed until they are healed, or their savesets are deleted, or the run has ended). The report tells what was done, also beside an error.
 func (s *Store) Collect(ctx context.Context, o CollectOptions) (CollectReport, error) {
 	if err := o.Validate(); err != nil {
 		return CollectReport{}, err

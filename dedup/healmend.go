@@ -3,6 +3,8 @@ package dedup
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 
 	"coffer/dedup/blob"
 	"coffer/dedup/container"
@@ -107,10 +109,63 @@ func (m *mender) seal(ctx context.Context, kind container.Kind) error {
 	dir := sealed.Directory
 	if err := container.Store(ctx, s.fs, s.blob, sealed); err != nil {
 		_ = s.fs.Remove(sealed.Path) // what stays is cleared at the next Open
+		s.mayStay(ctx, sealed)
 		return wrap("store container", dir.ID().String(), err)
 	}
 	s.containers.add(dir.ID(), sealed.Size, 0)
+	if err := s.noteGaps(ctx, dir); err != nil {
+		return err
+	}
 	return s.enter(ctx, dir, s.containers.usable, nil)
+}
+
+// noteGaps puts on the damage list what nodes that come back refer to and that is not there: who stores a node anew that no run
+// vouches for cannot know that it did not die, and what was below it has gone.
+func (s *Store) noteGaps(ctx context.Context, dir *container.Directory) error {
+	if dir.Kind() != container.Node {
+		return nil
+	}
+	gaps := make(map[digest.Digest]container.Kind)
+	for i := range uint32(dir.Frames()) {
+		plain, err := s.plain(ctx, dir, i)
+		if err != nil {
+			return err
+		}
+		f := dir.Frame(i)
+		for slot := f.FirstSlot; slot < f.FirstSlot+f.Chunks; slot++ {
+			row := dir.Row(slot)
+			node, err := recipe.ParseClear(plain[row.Offset : row.Offset+row.Length])
+			if err != nil {
+				return wrap("read node", row.Digest.String(), err)
+			}
+			for _, c := range node.Children {
+				if _, here := dir.Lookup(c.Digest); here || s.damage.has(c.Digest) {
+					continue
+				}
+				gaps[c.Digest] = container.Data
+				if c.Node {
+					gaps[c.Digest] = container.Node
+				}
+			}
+		}
+	}
+	ds := slices.SortedFunc(maps.Keys(gaps), digest.Digest.Compare)
+	places, err := s.indexed(ctx, ds)
+	if err != nil {
+		return err
+	}
+	lost := make(map[container.Kind][]digest.Digest)
+	for i, d := range ds {
+		if places[i].dir == nil || places[i].dir.Kind() != gaps[d] {
+			lost[gaps[d]] = append(lost[gaps[d]], d)
+		}
+	}
+	for kind, ds := range lost {
+		for part := range slices.Chunk(ds, maxRowDigests) {
+			s.noteLost(ctx, kind, part, errNowhere)
+		}
+	}
+	return nil
 }
 
 // finish seals what is open.
@@ -166,7 +221,7 @@ func (h *heal) salvage(ctx context.Context) error {
 		}
 		more = false
 		for d := range h.s.damage.wanted() {
-			_, old := left[d]
+			_, old := before[d] // noteGaps may have found it, too
 			more = more || !old
 		}
 	}
@@ -294,7 +349,11 @@ func (s *Store) removeDamaged(ctx context.Context, id container.ID) error {
 	s.containers.remove(id)
 	s.dirs.forget(id)
 	if err := s.blob.Delete(ctx, id.Name()); err != nil && !errors.Is(err, blob.ErrNotExist) {
-		s.containers.restore(id, size)
+		if _, gone := s.blob.Size(ctx, id.Name()); errors.Is(gone, blob.ErrNotExist) {
+			s.damage.uproot(id)
+		} else {
+			s.containers.restore(id, size)
+		}
 		return wrap("delete container", id.String(), err)
 	}
 	s.damage.uproot(id)

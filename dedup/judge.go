@@ -131,7 +131,7 @@ func (c *collection) judge(ctx context.Context, id container.ID, remains *walk) 
 	}
 	if dir == nil {
 		j.damaged = true
-		if c.marks.marked(id) {
+		if c.marks.marked(id) || c.s.containers.reliedOn(id) {
 			return nil, &Error{Kind: Damaged, Op: "collect", Object: id.String(), Err: errUnreadable}
 		}
 		return j, nil

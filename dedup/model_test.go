@@ -57,6 +57,7 @@ type world struct {
 	clock   *testClock
 	dir     string // of indexes
 	faults  atomic.Int64
+	faulty  atomic.Bool // it failed since the store was last held against the promises
 	full    atomic.Bool // the disk of the index is full
 	wasFull atomic.Bool // it was, in this round
 	closing atomic.Bool // the store is being closed or its machine lost power: calls may fail
@@ -137,6 +138,7 @@ func (w *world) fault(op errorfs.Op, _ string) error {
 	if n == 0 || op == errorfs.OpClose || mathrand.Int64N(n) != 0 {
 		return nil
 	}
+	w.faulty.Store(true)
 	return errorfs.ErrInjected
 }
 
@@ -149,6 +151,8 @@ func (w *world) tolerable(err error) bool {
 		return true
 	case w.closing.Load() && k == Closed:
 		return true
+	case errors.Is(err, errUnreadable): // refused to collect, for what the disk refused to read
+		return w.faulty.Load()
 	case k == NoSpace:
 		return w.wasFull.Load()
 	}
@@ -303,6 +307,7 @@ func (w *world) verify(ctx context.Context) error {
 // verifyAfterFaults is verify where the disk refused to read now and then: what it refused twice is on the damage list. Now it
 // refuses nothing: a check that sees so takes it off.
 func (w *world) verifyAfterFaults(ctx context.Context) error {
+	defer w.faulty.Store(false)
 	if d := w.s.Damage(); len(d) > 0 && !slices.ContainsFunc(d, func(d Damage) bool { return !refused(d) }) {
 		w.count("reads refused twice")
 		if err := w.verifyDeep(ctx); err != nil {

@@ -286,7 +286,7 @@ func (c *worldClient) collect(ctx context.Context) error {
 	ctx, cancel := c.hurried(ctx)
 	defer cancel()
 	rep, err := c.w.s.Collect(ctx, o)
-	if rep.Damaged > 0 && !slices.ContainsFunc(c.w.s.Damage(), refused) {
+	if rep.Damaged > 0 && !c.w.faulty.Load() {
 		return fmt.Errorf("containers were kept as damaged: %+v, %w", rep, err)
 	}
 	c.w.mu.Lock()

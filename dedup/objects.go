@@ -115,17 +115,24 @@ func (s *Store) putSealed(ctx context.Context, kind, name string, sealed []byte)
 	}
 	ctx = context.WithoutCancel(ctx) // from here on it is there or not, and nobody's hurry makes that a question
 	err := s.blob.Put(ctx, name, bytes.NewReader(sealed), int64(len(sealed)))
-	if err != nil && !errors.Is(err, blob.ErrExists) {
-		s.takeBack(ctx, name)
+	if err != nil && !errors.Is(err, blob.ErrExists) && !s.takeBack(ctx, name) {
+		err = fmt.Errorf("%w: %w", errLoose, err)
 	}
 	return wrap("put "+kind, name, err)
 }
 
-// takeBack removes what a failed Put may have left: what was reported as failed must not appear at the next Open.
-func (s *Store) takeBack(ctx context.Context, name string) {
-	if err := s.blob.Delete(ctx, name); err != nil && !errors.Is(err, blob.ErrNotExist) {
+// errLoose is in the error of a Put that may appear at the next Open all the same.
+var errLoose = errors.New("it may be there all the same")
+
+// takeBack removes what a failed Put may have left: what was reported as failed must not appear at the next Open. It reports
+// whether it is gone for good.
+func (s *Store) takeBack(ctx context.Context, name string) bool {
+	err := s.blob.Delete(ctx, name)
+	if err != nil && !errors.Is(err, blob.ErrNotExist) {
 		s.log.Warn("an object whose writing failed may be there", "blob", name, "err", err)
+		return false
 	}
+	return true
 }
 
 // getObject reads what putObject put. Errors as those of readObject.

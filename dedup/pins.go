@@ -95,6 +95,14 @@ func (s *containerSet) reprieve(id container.ID) {
 	s.wakeLocked()
 }
 
+// reliedOn reports whether a run relies on a container.
+func (s *containerSet) reliedOn(id container.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.m[id]
+	return ok && c.pins > 0
+}
+
 func (s *containerSet) has(id container.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -190,6 +198,7 @@ func (s *containerSet) bar(id container.ID, barred bool) {
 	if c, ok := s.m[id]; ok {
 		c.barred = barred
 	}
+	s.wakeLocked()
 }
 
 func (s *containerSet) isBarred(id container.ID) bool {

@@ -150,6 +150,9 @@ func (s *Store) openIndex(ctx context.Context) error {
 		if err := s.resetIndex(); err != nil {
 			return err
 		}
+		if err := s.noteLostDead(ctx); err != nil {
+			return err
+		}
 		missing, _, err = s.compareIndex(ctx)
 	}
 	if err != nil {
@@ -320,20 +323,63 @@ func (s *Store) enter(ctx context.Context, dir *container.Directory, holds func(
 	if dead == nil {
 		dead = grave{}.has
 	}
-	elsewhere := make(map[digest.Digest]struct{})
-	keep := func(d digest.Digest, old index.Loc) bool {
-		if old.Container == dir.ID() || s.badRow(ctx, old) || !holds(old.Container) {
-			return false
-		}
-		elsewhere[d] = struct{}{}
-		return true
-	}
 	if err := s.cover(ctx, dir); err != nil {
 		return err
 	}
-	if err := s.index.PutLive(ctx, dir, keep, dead); err != nil {
-		return wrap("index container", dir.ID().String(), err)
+	elsewhere, err := s.putLive(ctx, dir, holds, dead)
+	if err != nil {
+		return err
 	}
 	s.dirs.put(dir, elsewhere)
 	return s.healBy(ctx, dir)
+}
+
+// putLive is the index's, and returns the rows that keep an entry elsewhere.
+//
+// INVARIANT I1: while the index asks, it is held: a container that proves unreadable then goes onto the damage list afterwards, for
+// the index has to lose its mark before; and one whose entries a run is about to take over has its mark still. Until that is done
+// the entries stay.
+func (s *Store) putLive(ctx context.Context, dir *container.Directory, holds func(container.ID) bool, dead func(slot uint32) bool) (elsewhere map[digest.Digest]struct{}, err error) {
+	for {
+		elsewhere = make(map[digest.Digest]struct{})
+		unread, moving := make(map[container.ID]struct{}), false
+		freed := s.containers.whenFreed()
+		err := s.index.PutLive(ctx, dir, func(d digest.Digest, old index.Loc) bool {
+			if old.Container == dir.ID() {
+				return false
+			}
+			bad, doubt := s.badEntry(ctx, old)
+			switch {
+			case doubt:
+				unread[old.Container] = struct{}{}
+			case bad:
+				return false
+			case holds(old.Container):
+			case s.containers.usable(old.Container): // it was moving, or condemned, a moment ago
+				moving = true
+			default:
+				return false
+			}
+			elsewhere[d] = struct{}{}
+			return true
+		}, dead)
+		if err != nil {
+			return nil, wrap("index container", dir.ID().String(), err)
+		}
+		if len(unread) == 0 && !moving {
+			return elsewhere, nil
+		}
+		if moving {
+			select {
+			case <-freed:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		for id := range unread {
+			if _, err := s.directory(ctx, id); err != nil {
+				return nil, err
+			}
+		}
+	}
 }

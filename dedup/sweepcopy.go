@@ -3,8 +3,10 @@ package dedup
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 
+	"coffer/dedup/blob"
 	"coffer/dedup/container"
 	"coffer/dedup/digest"
 	"coffer/dedup/frame"
@@ -310,6 +312,7 @@ func (cp *copier) seal(ctx context.Context) error {
 	dir := sealed.Directory
 	if err := container.Store(ctx, s.fs, s.blob, sealed); err != nil {
 		_ = s.fs.Remove(sealed.Path) // what stays is cleared at the next Open
+		s.mayStay(ctx, sealed)
 		return wrap("store container", dir.ID().String(), err)
 	}
 	s.containers.add(dir.ID(), sealed.Size, 0)
@@ -351,6 +354,15 @@ func (c *collection) moved(ctx context.Context, id container.ID) (all bool, err 
 		}
 	})
 	return all, err
+}
+
+// mayStay makes a container known whose Put failed and could not be taken back: at the next Open it is there. No run has anything
+// of it, and a collection names what of it dies.
+func (s *Store) mayStay(ctx context.Context, sealed container.Sealed) {
+	id := sealed.Directory.ID()
+	if _, err := s.blob.Size(ctx, id.Name()); !errors.Is(err, blob.ErrNotExist) {
+		s.containers.add(id, sealed.Size, 0)
+	}
 }
 
 // newContainer opens a spool file for a new container of the store's newest key.

@@ -60,7 +60,7 @@ func (c *collection) keepPinned(ctx context.Context, want, condemned []container
 			return err
 		}
 		if dir == nil {
-			continue
+			return &Error{Kind: Damaged, Op: "collect", Object: id.String(), Err: errUnreadable} // a run relies on what is below it
 		}
 		states, err := c.nodeStates(ctx, dir)
 		if err != nil {
@@ -173,7 +173,7 @@ func (c *collection) graveOf(ctx context.Context, id container.ID, known grave, 
 		return known, false, err
 	case there || !c.s.containers.has(id):
 		return grave{dead: bits}, more, nil
-	case c.marks.marked(id):
+	case c.marks.marked(id) || c.s.containers.reliedOn(id):
 		return known, false, &Error{Kind: Damaged, Op: "collect", Object: id.String(), Err: errUnreadable}
 	}
 	return grave{all: true}, true, nil

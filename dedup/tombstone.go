@@ -120,6 +120,7 @@ func (t *tombstones) lacks(number uint32) bool {
 		return false
 	}
 	t.lost = t.lost || t.newest == 0
+	t.number = max(t.number, number) // the next ones count for an index that knows of these
 	return true
 }
 
@@ -129,6 +130,18 @@ func (s *Store) noteDead(ctx context.Context) error {
 	s.tombstones.mu.Lock()
 	n := s.tombstones.newest
 	s.tombstones.mu.Unlock()
+	return wrap("note tombstones", tombstoneName(n), s.index.NoteDead(ctx, n))
+}
+
+// noteLostDead has an index that is made anew know that tombstones were lost, so that the next Open knows it, too. It ends with
+// the next tombstones: they have a higher number.
+func (s *Store) noteLostDead(ctx context.Context) error {
+	s.tombstones.mu.Lock()
+	n, lost := s.tombstones.number, s.tombstones.lost && s.tombstones.newest == 0
+	s.tombstones.mu.Unlock()
+	if !lost {
+		return nil
+	}
 	return wrap("note tombstones", tombstoneName(n), s.index.NoteDead(ctx, n))
 }
 
