@@ -227,11 +227,10 @@ func (m *Mounted) unmount() error {
 		return nil
 	default:
 	}
-	if err := unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW); err != nil {
-		m.server.watch.stop(errStopped) // requests that wait for the store let go
-		if err := detach(m.dir); err != nil {
-			return fmt.Errorf("unmount %s: %w", m.dir, err)
-		}
+	m.server.watch.stop(errStopped) // requests that wait for the store let go
+	// It is cut, and not only taken out of the tree: another mount namespace may have a copy, which alone would keep it served.
+	if err := detach(m.dir); err != nil {
+		return fmt.Errorf("unmount %s: %w", m.dir, err)
 	}
 	select {
 	case <-m.done:

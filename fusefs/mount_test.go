@@ -370,6 +370,36 @@ func TestUnmountByOthers(t *testing.T) {
 	}
 }
 
+// A mount ends although another mount namespace has a copy of it, as that of a service has that was started meanwhile.
+func TestUnmountCopied(t *testing.T) {
+	var mt memTree
+	_, m, _ := mountTree(t, mt.dir(nil), Options{})
+	holder := exec.Command("unshare", "--mount", "--propagation", "private", "sleep", "600")
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = holder.Process.Kill()
+		_ = holder.Wait()
+	})
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", holder.Process.Pid))
+		if err == nil && theirs != ours {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it has no namespace of its own: ", err)
+		}
+	}
+	if err := m.Unmount(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestMountRefuses(t *testing.T) {
 	var mt memTree
 	dir, _, _ := mountTree(t, mt.dir(nil), Options{})

@@ -153,8 +153,8 @@ func (a *agentConn) serve(ctx context.Context) {
 		old.conn.Close(sms.CodeReplaced, "a newer connection of this client took over")
 	}
 	a.log.Info("agent connected", "hostname", a.hello.Hostname, "agent", a.hello.Agent, "os", a.hello.OS, "arch", a.hello.Arch)
-	a.srv.opts.Clients.Connected(a.client, a.hello, a.conn.RemoteAddr())
 	defer a.expectBack()()
+	a.srv.opts.Clients.Connected(a.client, a.hello, a.conn.RemoteAddr())
 	var streams sync.WaitGroup
 	for {
 		st, err := a.conn.Accept(ctx)

@@ -130,10 +130,11 @@ func (c *cutAtCommit) Commit(ctx context.Context, m sms.Commit) (sms.CommitResul
 }
 
 func TestRunThatIsNotResumedEnds(t *testing.T) {
-	s := newSite(t, func(o *ingest.Options) { o.ResumeWindow = 300 * time.Millisecond })
+	s := newSite(t, func(o *ingest.Options) { o.ResumeWindow = 3 * time.Second })
 	p := newProxy(t, s.addr)
 	ctx := testContext(t)
 	link, stop := s.agent(p.addr(), "web1", func(o *uplink.Options) { o.ResumeWindow = 100 * time.Millisecond })
+	<-s.connected
 	r, k := s.backup("web1", nil)
 	res := wait(ctx, r)
 	run, err := link.Open(ctx, r.Token())
@@ -158,10 +159,11 @@ func TestRunThatIsNotResumedEnds(t *testing.T) {
 
 // An agent that was killed and started again does not know its run: the run must not wait for the whole window.
 func TestRestartedAgentLosesItsRun(t *testing.T) {
-	s := newSite(t, func(o *ingest.Options) { o.ReturnGrace = 50 * time.Millisecond })
+	s := newSite(t, func(o *ingest.Options) { o.ReturnGrace = time.Second })
 	p := newProxy(t, s.addr)
 	ctx := testContext(t)
 	link, stop := s.agent(p.addr(), "web1", nil)
+	<-s.connected
 	r, _ := s.backup("web1", nil)
 	res := wait(ctx, r)
 	run, err := link.Open(ctx, r.Token())

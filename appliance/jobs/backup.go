@@ -236,7 +236,12 @@ func (m *Manager) order(r *run, opts ingest.RunOptions, make func(sms.Token) sms
 	r.mu.Lock()
 	r.agent, r.worker = agent, opts.Client
 	r.mu.Unlock()
-	if _, err := m.opts.Agents.Send(r.ctx, opts.Client, make(agent.Token())); err != nil {
+	sending, sent := context.WithTimeout(r.ctx, m.opts.OrderTimeout)
+	defer sent()
+	if _, err := m.opts.Agents.Send(sending, opts.Client, make(agent.Token())); err != nil {
+		if sending.Err() != nil && r.ctx.Err() == nil {
+			err = fmt.Errorf("it did not answer within %v: %w", m.opts.OrderTimeout, err)
+		}
 		agent.Cancel("the agent did not accept the order")
 		agent.Wait(m.ctx)
 		return ingest.Result{}, fmt.Errorf("send the order to client %s: %w", opts.Client, err)
@@ -311,7 +316,7 @@ func (b *backup) record(ctx context.Context, manifest dedup.Manifest) error {
 		err = b.m.opts.Catalog.PutSavesets(ctx, s)
 	}
 	if err != nil {
-		_, derr := b.store.SetState(ctx, manifest.ID, func(st dedup.State) dedup.State {
+		_, derr := b.store.SetState(context.WithoutCancel(ctx), manifest.ID, func(st dedup.State) dedup.State {
 			st.Deleted, st.Cause = true, "its run could not be recorded"
 			return st
 		})

@@ -79,10 +79,7 @@ func (m *Manager) startCommit(ctx context.Context, req CommitRequest) (Info, err
 		return Info{}, err
 	}
 	rec := catalog.Run{Kind: catalog.RunBackup, Client: base.Client, Task: base.Task, User: req.User, LevelRequested: string(Copy)}
-	return m.launch(ctx, rec, "", func(r *run) ending {
-		defer req.Ended()
-		return m.commitOverlay(r, req)
-	})
+	return m.launch(ctx, rec, "", func(r *run) ending { return m.commitOverlay(r, req) }, req.Ended)
 }
 
 // overlayCommit is one such run.
@@ -148,7 +145,8 @@ func (c overlayCommit) work() error {
 	if err != nil {
 		return fmt.Errorf("make the saveset: %w", err)
 	}
-	if err := (&backup{run: c.run, store: c.store}).record(c.ctx, manifest); err != nil {
+	// The saveset is there: a cancel comes too late.
+	if err := (&backup{run: c.run, store: c.store}).record(context.WithoutCancel(c.ctx), manifest); err != nil {
 		return err
 	}
 	c.change(func(i *Info) {

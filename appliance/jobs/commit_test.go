@@ -3,8 +3,10 @@ package jobs
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"coffer/appliance/catalog"
 	"coffer/dedup"
@@ -87,5 +89,55 @@ func TestCommitThatFails(t *testing.T) {
 	_, err := g.StartCommit(t.Context(), CommitRequest{Base: dedup.SavesetID{7}, Ended: func() { n++ }})
 	if KindOf(err) != KindNotFound || n != 1 {
 		t.Fatalf("of no saveset: %v, ended %d times", err, n)
+	}
+}
+
+// A commit that is cancelled before its goroutine has begun.
+func TestCommitCancelledAtOnce(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	g := newRig(t)
+	base := g.backup("etc", Full)
+	id, err := dedup.ParseSavesetID(base.Saveset)
+	g.must(err)
+	for range 20 {
+		done := make(chan struct{}, 2)
+		i, err := g.StartCommit(t.Context(), CommitRequest{Base: id, Cause: "export 1", User: "admin", Ended: func() { done <- struct{}{} },
+			Build: func(context.Context, *CommitSink, digest.Keys, func(int64)) (recipe.Ref, error) {
+				return recipe.Ref{Digest: digest.Digest{9}}, nil
+			}})
+		g.must(err)
+		if _, err := g.Cancel(t.Context(), i.ID, "eve"); err != nil {
+			continue
+		}
+		i = g.wait(i.ID, catalog.RunState.Final)
+		for n := 0; g.find(i.ID) != nil && n < 60_000; n++ {
+			time.Sleep(time.Millisecond)
+		}
+		if len(done) != 1 {
+			t.Fatalf("run %s %q: Ended was called %d times", i.State, i.Reason, len(done))
+		}
+	}
+}
+
+// A commit that is cancelled after its manifest is durable.
+func TestCommitCancelledAtItsEnd(t *testing.T) {
+	g := newRig(t)
+	base := g.backup("etc", Full)
+	g.store.afterCommit = func() {
+		for _, r := range g.all() {
+			r.cancel("cancelled by eve")
+		}
+	}
+	i, _ := g.commitOf(base.Saveset, func(*CommitRequest) {})
+	left := 0
+	for _, m := range g.store.manifests() {
+		if m.ID.String() != base.Saveset {
+			left++
+		}
+	}
+	sets, err := g.cat.Savesets(t.Context(), catalog.SavesetFilter{})
+	g.must(err)
+	if ok := i.State == catalog.RunSuccess; ok && (left != 1 || len(sets) != 2) || !ok && left != 0 {
+		t.Errorf("run %s %q saveset %q: %d savesets are left in the store, %d are in the catalog", i.State, i.Reason, i.Saveset, left, len(sets)-1)
 	}
 }

@@ -28,6 +28,8 @@ type fakeStore struct {
 	aborted   int
 	views     int                // open ones
 	begun     []dedup.RunOptions // guarded by mu
+	// afterCommit is called when a commit has made its saveset.
+	afterCommit func()
 }
 
 func (s *fakeStore) Domain() dedup.Domain { return dedup.Domain{} }
@@ -63,7 +65,10 @@ func (s *fakeStore) View(_ context.Context, id dedup.SavesetID) (StoreView, erro
 	return &fakeView{s: s, m: m}, nil
 }
 
-func (s *fakeStore) SetState(_ context.Context, id dedup.SavesetID, change func(dedup.State) dedup.State) (dedup.State, error) {
+func (s *fakeStore) SetState(ctx context.Context, id dedup.SavesetID, change func(dedup.State) dedup.State) (dedup.State, error) {
+	if err := ctx.Err(); err != nil { // as the real one, which writes an object
+		return dedup.State{}, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m, ok := s.sets[id]
@@ -107,6 +112,9 @@ func (r *fakeStoreRun) Abort(context.Context, string) error {
 }
 
 func (r *fakeStoreRun) Commit(_ context.Context, d dedup.Draft) (dedup.Manifest, error) {
+	if r.s.afterCommit != nil {
+		defer r.s.afterCommit()
+	}
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
 	if r.s.commitErr != nil {
@@ -149,6 +157,7 @@ type fakeAgents struct {
 	runs    map[sms.Token]*fakeAgentRun
 	orders  []sms.Order
 	sendErr error
+	mute    bool // orders get no answer
 	// script is the agent's work; the run ends with what it returns. ctx ends when the run is cancelled.
 	script func(ctx context.Context, o sms.Order, opts ingest.RunOptions) ingest.Result
 }
@@ -168,10 +177,14 @@ func (a *fakeAgents) StartRun(o ingest.RunOptions) (AgentRun, error) {
 	return r, nil
 }
 
-func (a *fakeAgents) Send(_ context.Context, _ string, o sms.Order) (sms.Reply, error) {
+func (a *fakeAgents) Send(ctx context.Context, _ string, o sms.Order) (sms.Reply, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.orders = append(a.orders, o)
+	if a.mute && o.Kind == sms.OrderBackup {
+		<-ctx.Done()
+		return sms.Reply{}, ctx.Err()
+	}
 	if a.sendErr != nil {
 		return sms.Reply{}, a.sendErr
 	}

@@ -222,6 +222,9 @@ func TestFailedRunsLeaveNoSaveset(t *testing.T) {
 		{"order refused", func(g *rig) {
 			g.agents.sendErr = &sms.Error{Code: sms.CodeRefused, Message: "busy", Remote: true}
 		}, "busy", ""},
+		{"order not answered", func(g *rig) {
+			g.agents.mute, g.opts.OrderTimeout = true, 20*time.Millisecond
+		}, "did not answer within 20ms", ""},
 		{"source missing", func(g *rig) {
 			g.agents.script = func(context.Context, sms.Order, ingest.RunOptions) ingest.Result {
 				return ingest.Result{Outcome: &sms.Outcome{Code: "source_missing", Message: "/etc does not exist"}}

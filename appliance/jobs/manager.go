@@ -27,6 +27,8 @@ type Options struct {
 	Trusted func() time.Time
 	// SaveRetry is how often a run's end that could not be recorded is tried again; 0: 5 seconds.
 	SaveRetry time.Duration
+	// OrderTimeout is how long an agent may take to accept or refuse an order, which it does at once; 0: 2 minutes.
+	OrderTimeout time.Duration
 }
 
 // Manager starts runs and follows them. It is safe for concurrent use.
@@ -60,6 +62,9 @@ func New(opts Options) *Manager {
 	}
 	if opts.SaveRetry == 0 {
 		opts.SaveRetry = 5 * time.Second
+	}
+	if opts.OrderTimeout == 0 {
+		opts.OrderTimeout = 2 * time.Minute
 	}
 	m := &Manager{opts: opts, log: opts.Logger, quit: make(chan struct{}), live: map[string]*run{}, tails: map[string]*run{}}
 	m.ctx, m.kill = context.WithCancel(context.Background())
@@ -155,7 +160,7 @@ func (m *Manager) openStore() (Store, error) {
 }
 
 // launch records a queued run and starts its goroutine. Where a task is named, the run waits for the earlier ones of it.
-func (m *Manager) launch(ctx context.Context, rec catalog.Run, queue string, work func(*run) ending) (Info, error) {
+func (m *Manager) launch(ctx context.Context, rec catalog.Run, queue string, work func(*run) ending, over ...func()) (Info, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.stopping {
@@ -175,14 +180,18 @@ func (m *Manager) launch(ctx context.Context, rec catalog.Run, queue string, wor
 	}
 	now := r.snapshot()
 	m.publish(Event{Kind: EventState, RunID: rec.ID, Run: now})
-	m.wg.Go(func() { m.follow(r, before, queue, work) })
+	m.wg.Go(func() { m.follow(r, before, queue, work, over...) })
 	return now, nil
 }
 
 // follow is the life of one run, from the queue to its record.
-func (m *Manager) follow(r, before *run, queue string, work func(*run) ending) {
+func (m *Manager) follow(r, before *run, queue string, work func(*run) ending, over ...func()) {
 	defer r.stop(nil)
-	now := r.end(m.inTurn(r, before, work))
+	how := m.inTurn(r, before, work)
+	for _, f := range over { // also of a run that was cancelled before it could work
+		f()
+	}
+	now := r.end(how)
 	m.logEnd(now)
 	saved := m.save(r) == nil
 	m.publish(Event{Kind: EventState, RunID: r.id, Run: now})

@@ -271,7 +271,7 @@ func TestLateWriteOfALostConnection(t *testing.T) {
 func TestPatience(t *testing.T) {
 	f := newFar(t, 4096)
 	o := f.options()
-	o.Patience = 100 * time.Millisecond
+	o.Patience = 2 * time.Second
 	d := open(t, o)
 	f.stop()
 	if err := d.Flush(t.Context()); err == nil || nbd.ErrnoOf(err) != nbd.EIO {
