@@ -459,7 +459,7 @@ func testOverSSH(t *testing.T, lv *lab.Libvirt) {
 	if k.commit.FullReason != sms.FullCBTInvalid {
 		t.Errorf("off: %+v", k.commit)
 	}
-	if dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), "coffer-ssh-*")); len(dirs) > 0 {
+	if dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("coffer-ssh-%d-*", os.Getpid()))); len(dirs) > 0 {
 		t.Errorf("tunnels are left: %v", dirs)
 	}
 	if err := os.WriteFile(sshd.KnownHosts, nil, 0o600); err != nil {

@@ -233,6 +233,9 @@ func TestGoesOn(t *testing.T) {
 		f.start()
 	}
 	wg.Wait()
+	if err := d.Flush(ctx); err != nil {
+		t.Error(err)
+	}
 	n := int64(0)
 	if err := d.Extents(ctx, 0, d.Size(), func(l int64, _ nbd.ExtentFlags) bool { n += l; return true }); err != nil || n != d.Size() {
 		t.Errorf("extents of %d bytes, %v", n, err)
