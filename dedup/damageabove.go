@@ -312,10 +312,19 @@ func (s *Store) cover(ctx context.Context, dir *container.Directory) error {
 		return nil
 	}
 	here := make(map[digest.Digest]struct{})
+	return s.eachChildren(ctx, dir, func(d digest.Digest, kids []recipe.Child) {
+		s.damage.judge(d, kids, here)
+		here[d] = struct{}{}
+	})
+}
+
+// eachChildren tells of the children of each node of a container, in their order. Damaged frames are left out: they are on the
+// list, and not had.
+func (s *Store) eachChildren(ctx context.Context, dir *container.Directory, tell func(d digest.Digest, kids []recipe.Child)) error {
 	for i := range uint32(dir.Frames()) {
 		plain, err := s.plain(ctx, dir, i)
 		if KindOf(err) == Damaged {
-			continue // on the list, and not had
+			continue
 		}
 		if err != nil {
 			return err
@@ -327,8 +336,7 @@ func (s *Store) cover(ctx context.Context, dir *container.Directory) error {
 			if err != nil {
 				return wrap("read node", row.Digest.String(), err)
 			}
-			s.damage.judge(row.Digest, node.Children, here)
-			here[row.Digest] = struct{}{}
+			tell(row.Digest, node.Children)
 		}
 	}
 	return nil

@@ -10,14 +10,12 @@ import (
 
 // badRow reports whether the place that the index names is one that nobody may rely on.
 func (s *Store) badRow(ctx context.Context, at index.Loc) bool {
-	if !s.damage.any.Load() {
-		return false
+	bad, doubt := s.badEntry(ctx, at)
+	if doubt {
+		_, err := s.directory(ctx, at.Container) // it goes onto the list
+		bad = err == nil
 	}
-	dir, err := s.directory(ctx, at.Container)
-	if err != nil || dir == nil || int64(at.Slot) >= int64(dir.Rows()) {
-		return err == nil
-	}
-	return s.damage.badPlace(Loc{at.Container, dir.Row(at.Slot).Frame})
+	return bad
 }
 
 // badEntry is badRow for who holds the index: doubt is true of a container that does not read and is not on the list yet.

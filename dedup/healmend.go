@@ -126,28 +126,19 @@ func (s *Store) noteGaps(ctx context.Context, dir *container.Directory) error {
 		return nil
 	}
 	gaps := make(map[digest.Digest]container.Kind)
-	for i := range uint32(dir.Frames()) {
-		plain, err := s.plain(ctx, dir, i)
-		if err != nil {
-			return err
-		}
-		f := dir.Frame(i)
-		for slot := f.FirstSlot; slot < f.FirstSlot+f.Chunks; slot++ {
-			row := dir.Row(slot)
-			node, err := recipe.ParseClear(plain[row.Offset : row.Offset+row.Length])
-			if err != nil {
-				return wrap("read node", row.Digest.String(), err)
+	err := s.eachChildren(ctx, dir, func(_ digest.Digest, kids []recipe.Child) {
+		for _, c := range kids {
+			if _, here := dir.Lookup(c.Digest); here || s.damage.has(c.Digest) {
+				continue
 			}
-			for _, c := range node.Children {
-				if _, here := dir.Lookup(c.Digest); here || s.damage.has(c.Digest) {
-					continue
-				}
-				gaps[c.Digest] = container.Data
-				if c.Node {
-					gaps[c.Digest] = container.Node
-				}
+			gaps[c.Digest] = container.Data
+			if c.Node {
+				gaps[c.Digest] = container.Node
 			}
 		}
+	})
+	if err != nil {
+		return err
 	}
 	ds := slices.SortedFunc(maps.Keys(gaps), digest.Digest.Compare)
 	places, err := s.indexed(ctx, ds)

@@ -224,29 +224,23 @@ func TestAbortOfAFailedRunWaitsForNodes(t *testing.T) {
 	t.Log(s.Stats().Containers, "containers")
 }
 
+// dataApart is halfRun, with the data of the two trees in containers of their own.
+func dataApart(t *testing.T, s *Store, lost, kept testTree) Manifest {
+	t.Helper()
+	return halfRunApart(t, s, lost, kept, func(a *agent) {
+		if err := a.lanes[0].Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // deadBeside makes a store of which one node container holds dead and live nodes in one frame, and the data of the dead ones is gone.
 func deadBeside(t *testing.T) (s *Store, o Options, dead, live testTree, m Manifest) {
 	t.Helper()
 	s, o, clock := gcStore(t)
 	r := newRand(t)
 	dead, live = randomTree(r, 30), randomTree(r, 30)
-	run, err := s.Begin(t.Context(), RunOptions{ID: "both"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := newAgent(run, s, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := a.backup(t.Context(), dead); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.lanes[0].Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if m, err = backupInto(t.Context(), s, run, live, 1); err != nil {
-		t.Fatal(err)
-	}
+	m = dataApart(t, s, dead, live)
 	clock.advance(remainsAge + time.Hour)
 	rep := mustCollect(t, s, CollectOptions{Sparse: 0.01})
 	if len(s.tombstones.all()) == 0 || rep.Deleted == 0 {
@@ -554,24 +548,7 @@ func TestCopyThatMayStay(t *testing.T) {
 	r := newRand(t)
 	// A node container that is sparse: of two trees, one goes.
 	one, two := randomTree(r, 30), randomTree(r, 30)
-	run, err := s.Begin(t.Context(), RunOptions{ID: "both"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := newAgent(run, s, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := a.backup(t.Context(), one); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.lanes[0].Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	m, err := backupInto(t.Context(), s, run, two, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := dataApart(t, s, one, two)
 	clock.advance(remainsAge + time.Hour)
 	rep, err := s.Collect(t.Context(), CollectOptions{Sparse: 1, Progress: func(p Progress) {
 		if p.Phase == "copy" {

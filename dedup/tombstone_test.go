@@ -145,21 +145,7 @@ func buryOne(t *testing.T) (*Store, Options, Manifest, testTree) {
 	r := newRand(t)
 	first := randomTree(r, 60)
 	second := first.mutate(r)
-	run, err := s.Begin(t.Context(), RunOptions{ID: "both"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := newAgent(run, s, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := a.backup(t.Context(), first); err != nil {
-		t.Fatal(err)
-	}
-	m, err := backupInto(t.Context(), s, run, second, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := halfRun(t, s, first, second)
 	// The nodes of the first tree are remains in the containers of the second.
 	clock := s.opts.Now()
 	s.opts.Now = func() time.Time { return clock.Add(remainsAge + time.Hour) }

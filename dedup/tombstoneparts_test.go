@@ -15,6 +15,12 @@ import (
 // halfRun stores two trees in one run, the first of which no saveset has: its nodes die in the containers of the second.
 func halfRun(t testing.TB, s *Store, lost, kept testTree) Manifest {
 	t.Helper()
+	return halfRunApart(t, s, lost, kept, func(*agent) {})
+}
+
+// halfRunApart is halfRun with something done between the two trees.
+func halfRunApart(t testing.TB, s *Store, lost, kept testTree, between func(a *agent)) Manifest {
+	t.Helper()
 	run, err := s.Begin(t.Context(), RunOptions{ID: "both"})
 	if err != nil {
 		t.Fatal(err)
@@ -26,6 +32,7 @@ func halfRun(t testing.TB, s *Store, lost, kept testTree) Manifest {
 	if _, _, err := a.backup(t.Context(), lost); err != nil {
 		t.Fatal(err)
 	}
+	between(a)
 	m, err := backupInto(t.Context(), s, run, kept, 1)
 	if err != nil {
 		t.Fatal(err)

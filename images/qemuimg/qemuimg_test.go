@@ -90,3 +90,16 @@ func TestParseProgress(t *testing.T) {
 		}
 	}
 }
+
+// On another machine it is a shell that does not find the program.
+func TestMissingElsewhere(t *testing.T) {
+	shell := func(ctx context.Context, name string, args ...string) *exec.Cmd {
+		return exec.CommandContext(ctx, "sh", "-c", "exec no-such-"+name)
+	}
+	err := Convert(t.Context(), Image{"/in", images.Raw}, Image{"/out", images.Raw}, Options{Command: shell})
+	if !errors.Is(err, ErrMissing) {
+		t.Errorf("%v", err)
+	} else {
+		t.Log(err)
+	}
+}
